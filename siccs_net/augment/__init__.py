@@ -1,0 +1,1 @@
+"""Augmentation: parameters are drawn apart from applying them."""

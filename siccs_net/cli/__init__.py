@@ -1,0 +1,1 @@
+"""The commands, one file a verb: parse, call the pipeline, print, map errors to exit codes."""

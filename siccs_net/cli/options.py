@@ -1,0 +1,69 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXIT_CODES = (
+    "exit codes: 0 done; 2 usage or a missing path; 3 environment (device, disk, memory); "
+    "4 bad input data or unreadable model; 5 internal error; 130, 143 stopped by a signal"
+)
+
+
+def new_parser(verb: str, description: str, *, example: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of every command."""
+    parser = argparse.ArgumentParser(
+        prog=f"siccs_{verb}",
+        description=description,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = parser.add_argument_group("every command")
+    common.add_argument(
+        "--workspace",
+        metavar="DIR",
+        type=Path,
+        help="folder with raw, preprocessed and results (default: $SICCS_WORKSPACE, else ./siccs_workspace); raw "
+        "datasets are looked for in $nnUNet_raw too",
+    )
+    common.add_argument("--report", metavar="FILE", type=Path, help="write a JSON record of this run")
+    common.add_argument("--quiet", action="store_true", help="print only the result and errors")
+    common.add_argument("--verbose", action="store_true", help="print details, and the traceback of an error")
+    return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="cpu|cuda|mps|auto",
+        help="where to compute (default: auto, the best there is)",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser, short: str = "-np") -> None:
+    """Add the number of workers."""
+    parser.add_argument(
+        short, "--workers", type=_count, metavar="N", help="cases handled at once (default: one a processor core)"
+    )
+
+
+def add_set(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --set."""
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], nargs="+", metavar="NAME=VALUE", help=what
+    )
+
+
+def flat_settings(args: argparse.Namespace) -> list[str]:
+    """Return all `--set` texts in order."""
+    return [text for group in args.settings for text in group]
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number

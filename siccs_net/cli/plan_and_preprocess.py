@@ -1,0 +1,155 @@
+"""siccs_plan_and_preprocess: fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING, Any
+
+from siccs_net.cli.options import add_set, add_workers, flat_settings, new_parser
+from siccs_net.cli.process import Run
+
+if TYPE_CHECKING:
+    from siccs_net.io.dataset import Dataset
+    from siccs_net.records.plan import Plan
+    from siccs_net.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = new_parser(
+        "plan_and_preprocess",
+        "Take a dataset's fingerprint, plan spacing, patch size and network, draw the folds, preprocess every case.",
+        example="siccs_plan_and_preprocess -d 501 -c 3d_fullres --dry-run",
+    )
+    parser.add_argument("-d", "--dataset", metavar="ID", nargs="+", help="numbers, names or folders of datasets")
+    parser.add_argument(
+        "-c", "--configuration", nargs="+", default=[], metavar="NAME", help="2d, 3d_fullres (default: all)"
+    )
+    parser.add_argument("-pl", "--planner", default="convnext", metavar="NAME", help="see --list-planners")
+    parser.add_argument("--preset", metavar="NAME", help="a whole plan with stated settings; see --list-presets")
+    parser.add_argument("--plan-name", metavar="NAME", help="name of the plan (default: the planner's or preset's)")
+    parser.add_argument(
+        "--folds", type=int, metavar="K", help="number of folds (default: 8, or the dataset's own file)"
+    )
+    add_set(
+        parser, "override a part of the plan, such as batch_size=4, spacing_mm=[2,1,1], network.widths=[16,32,64,128]"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with its expected memory; write nothing")
+    parser.add_argument("--no-preprocess", action="store_true", help="plan only")
+    parser.add_argument("--list-planners", action="store_true", help="list the planners and exit")
+    parser.add_argument("--list-presets", action="store_true", help="list the presets and exit")
+    add_workers(parser)
+    return parser
+
+
+def run(run: Run) -> int:
+    """Plan and preprocess each dataset in turn."""
+    from siccs_net.errors import UsageError
+    from siccs_net.io.dataset import open_dataset
+    from siccs_net.workspace import Workspace
+
+    args = run.args
+    if args.list_planners or args.list_presets:
+        return _list(run)
+    if not args.dataset:
+        raise UsageError("no dataset was named", hint="Name one with -d, such as -d 501")
+    workspace = Workspace.resolve(args.workspace)
+    logger.info("%s", workspace.describe())
+    for name in args.dataset:
+        _one(run, open_dataset(workspace.find_dataset(name)), workspace)
+    return 0
+
+
+def _list(run: Run) -> int:
+    from siccs_net.planners.planner import PLANNERS
+    from siccs_net.planners.presets import PRESETS
+
+    if run.args.list_planners:
+        run.say("\n".join(PLANNERS))
+    if run.args.list_presets:
+        run.say("\n".join(f"{name:<20} {(preset.__doc__ or '').splitlines()[0]}" for name, preset in PRESETS.items()))
+    return 0
+
+
+def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
+    from siccs_net.pipeline.plan import plan
+    from siccs_net.pipeline.preprocess import preprocess
+    from siccs_net.records.settings import parse_set
+
+    args = run.args
+    made = plan(
+        dataset,
+        planner=args.planner,
+        preset=args.preset,
+        configurations=args.configuration,
+        settings=parse_set(flat_settings(args)),
+        folds=args.folds,
+        name=args.plan_name,
+        workspace=workspace,
+        workers=args.workers,
+        save=not args.dry_run,
+        show_progress=run.show_progress,
+    )
+    _print_plan(run, made)
+    run.results[dataset.name] = made.model_dump(mode="json")
+    place = workspace.prepared_dataset(dataset.name)
+    if args.dry_run:
+        _print_expected_disk(run, dataset, made)
+        return
+    run.say(f"plan written to {place.plan(made.name)}")
+    for name in () if args.no_preprocess else args.configuration or made.configurations:
+        done = preprocess(
+            dataset, made, name, workspace=workspace, workers=args.workers, show_progress=run.show_progress
+        )
+        run.say(f"{name}: {len(done.made)} cases prepared, {len(done.kept)} kept, in {place.prepared(made.name, name)}")
+
+
+def _print_plan(run: Run, plan: Plan) -> None:
+    run.say(f"plan {plan.name!r} of {plan.dataset_name}: {plan.folds} folds, trainer {plan.trainer}")
+    for name, configuration in plan.configurations.items():
+        network, memory = configuration.network, configuration.memory
+        run.say(f"  {name}")
+        spacing = ", ".join("own" if value is None else f"{value:g}" for value in configuration.spacing_mm)
+        rows: list[tuple[str, Any]] = [
+            ("spacing", f"{spacing} mm"),
+            ("median shape", _numbers(configuration.median_shape)),
+            ("steps", " → ".join(step.step for step in configuration.steps)),
+            ("patch size", _numbers(configuration.patch_size)),
+            ("batch size", f"{configuration.batch_size}, {configuration.iterations_per_epoch} iterations an epoch"),
+            (
+                "network",
+                f"{network.architecture}, widths {_numbers(network.widths)}, stem stride {_numbers(network.stem_stride)}",
+            ),
+        ]
+        if memory is not None:
+            rows.append(("parameters", f"{memory.parameters / 1e6:.2f} million"))
+            rows.append(
+                (
+                    "expected memory",
+                    f"{memory.training_bytes / 2**30:.1f} GiB to train, "
+                    f"{memory.inference_bytes / 2**30:.1f} GiB to predict (closed form, bfloat16)",
+                )
+            )
+        for label, value in rows:
+            run.say(f"    {label:<16} {value}")
+    assumed = sorted(path for path, origin in plan.provenance.items() if origin == "assumed")
+    run.say(f"  assumed (not stated by the paper, ours): {', '.join(assumed) or 'nothing'}")
+
+
+def _numbers(values: Any) -> str:
+    return "×".join(f"{value:g}" for value in values)
+
+
+def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:
+    """Say how much the prepared cases will take at most (uncompressed)."""
+    width = {"int16": 2, "uint16": 2, "float32": 4}
+    for name, configuration in plan.configurations.items():
+        z, y, x = configuration.median_shape
+        voxel = width[configuration.storage] * configuration.network.in_channels + 1
+        size = z * y * x * voxel * len(dataset.cases)
+        run.say(
+            f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {len(dataset.cases)} cases; nothing was written"
+        )

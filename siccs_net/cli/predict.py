@@ -1,0 +1,123 @@
+"""siccs_predict: masks for a file or a folder of scans."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from siccs_net.cli.options import add_device, new_parser
+from siccs_net.cli.process import Run
+
+if TYPE_CHECKING:
+    from siccs_net.inference.predictor import Model
+    from siccs_net.pipeline.predict import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = new_parser(
+        "predict",
+        "Predict a scan or a folder of scans with the ensemble of a model's folds; masks lie on the scans' exact grids.",
+        example="siccs_predict -i scans -o masks -m results/Dataset501_X/SiccsTrainer__convnext__2d",
+    )
+    parser.add_argument("-i", "--input", metavar="IN", type=Path, required=True, help="an image, or a folder of images")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the masks")
+    parser.add_argument("-m", "--model", metavar="MODEL", type=Path, help="model folder")
+    parser.add_argument("-d", "--dataset", metavar="ID", help="dataset whose model to use (instead of -m)")
+    parser.add_argument("-c", "--configuration", metavar="CONFIG", help="with -d: the configuration")
+    parser.add_argument(
+        "-tr", "--trainer", metavar="TRAINER", help="with -d: the trainer (default: the only one there is)"
+    )
+    parser.add_argument("-p", "--plan", metavar="PLAN", help="with -d: the plan (default: the only one there is)")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds to use (default: all there are)")
+    parser.add_argument(
+        "--overlap", type=float, metavar="X", help="overlap of tiles as a fraction of the patch (default: the plan's)"
+    )
+    parser.add_argument("--no-mirror", "--disable_tta", action="store_true", help="do not average over mirrored scans")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing masks")
+    parser.add_argument(
+        "--assume-orientation", metavar="LPS", help="orientation of files that state none, such as LPS or RAS"
+    )
+    parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
+    add_device(parser)
+    return parser
+
+
+def run(run: Run) -> int:
+    """Predict; exit code 4 when any scan was refused."""
+    from siccs_net.inference.predictor import load_model
+    from siccs_net.pipeline.predict import find_scans, predict_scans
+
+    args = run.args
+    folder = _model_folder(run)
+    model = load_model(folder, folds=args.folds, device=args.device, network=args.network)
+    model = model.with_settings(overlap=args.overlap, mirror=False if args.no_mirror else None)
+    logger.info(
+        "model %s (%s), folds %s, on %s in %s",
+        model.name,
+        folder,
+        ", ".join(model.folds),
+        model.device,
+        model.numerics.precision,
+    )
+    scans = find_scans(args.input, model.configuration.network.in_channels)
+    outcomes = predict_scans(
+        model,
+        scans,
+        args.output,
+        overwrite=args.overwrite,
+        assume_orientation=args.assume_orientation,
+        show_progress=run.show_progress,
+        on_outcome=lambda outcome: _print_outcome(run, outcome),
+    )
+    return _finish(run, model, outcomes)
+
+
+def _model_folder(run: Run) -> Path:
+    from siccs_net.errors import UsageError
+    from siccs_net.workspace import Workspace
+
+    args = run.args
+    if args.model is not None:
+        return Path(args.model)
+    if args.dataset is None or args.configuration is None:
+        raise UsageError("no model was named", hint="Give -m MODEL, or -d DATASET and -c CONFIG")
+    workspace = Workspace.resolve(args.workspace)
+    logger.info("%s", workspace.describe())
+    results = workspace.results / workspace.dataset_name(args.dataset)
+    pattern = f"{args.trainer or '*'}__{args.plan or '*'}__{args.configuration}"
+    found = sorted(path.parent for path in results.glob(f"{pattern}/model.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UsageError(f"not one model matches {pattern}", path=results, found=names, hint="Choose with -tr and -p")
+    return found[0]
+
+
+def _print_outcome(run: Run, outcome: Outcome) -> None:
+    if outcome.status == "refused":
+        print(f"refused  {outcome.scan.name}: {outcome.error}", file=sys.stderr, flush=True)
+        return
+    volumes = outcome.record.volumes_ml if outcome.record is not None else {}
+    listed = ", ".join(f"{name} {volume:.0f} mL" for name, volume in volumes.items())
+    run.say(f"{outcome.status:<8} {outcome.output}  {listed}")
+
+
+def _finish(run: Run, model: Model, outcomes: list[Outcome]) -> int:
+    refused = [outcome for outcome in outcomes if outcome.status == "refused"]
+    for outcome in outcomes:
+        if outcome.record is not None:
+            inputs = zip(outcome.scan.paths, outcome.record.input_sha256, strict=True)
+            run.inputs |= {str(path): digest for path, digest in inputs}
+            run.outputs[str(outcome.output)] = outcome.record.output_sha256
+    run.settings = {"model_sha256": model.sha256, "folds": list(model.folds)}
+    run.results = {"refused": {outcome.scan.name: str(outcome.error) for outcome in refused}}
+    done = len(outcomes) - len(refused)
+    run.say(
+        f"{done} of {len(outcomes)} scans are in {run.args.output}" + (f", {len(refused)} refused" if refused else "")
+    )
+    return 4 if refused else 0

@@ -1,0 +1,118 @@
+"""siccs_train: one fold, all folds, or one model on every case."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from siccs_net.cli.options import add_device, add_set, flat_settings, new_parser
+from siccs_net.cli.process import Run
+
+if TYPE_CHECKING:
+    from siccs_net.records.plan import Plan
+    from siccs_net.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = new_parser(
+        "train",
+        "Train one fold, all folds one after another, or one model on every case (fold 'full').",
+        example="siccs_train 501 2d all --set epochs=50 learning_rate=1e-3",
+    )
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="number, name or folder of the dataset")
+    parser.add_argument(
+        "configuration", metavar="CONFIG", nargs="?", help="configuration of the plan, such as 3d_fullres"
+    )
+    parser.add_argument("fold", metavar="FOLD", nargs="?", default="all", help="a number, all (default) or full")
+    parser.add_argument("-tr", "--trainer", metavar="TRAINER", help="name, package.module:Class or path/file.py:Class")
+    parser.add_argument("-p", "--plan", metavar="PLAN", help="name of the plan (default: the only one there is)")
+    add_set(parser, "a training setting, such as epochs=50, learning_rate=1e-3, augmentation.gamma_probability=0")
+    parser.add_argument("--resume", "--c", action="store_true", help="go on where the run stood; skip finished folds")
+    parser.add_argument("--overwrite", action="store_true", help="start anew and delete the fold's earlier run")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="float32 and deterministic kernels: equal runs, equal bits"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of every random number (default: 0)")
+    parser.add_argument("--list-trainers", action="store_true", help="list the registered trainers and exit")
+    add_device(parser)
+    return parser
+
+
+def run(run: Run) -> int:
+    """Train and print the cross-validation table."""
+    from siccs_net.errors import UsageError
+    from siccs_net.plugins import TRAINERS, registered
+    from siccs_net.workspace import Workspace
+
+    args = run.args
+    if args.list_trainers:
+        for name, place in registered(TRAINERS).items():
+            run.say(f"{name:<22} {place}")
+        return 0
+    if args.dataset is None or args.configuration is None:
+        raise UsageError("a dataset and a configuration are needed", hint="Such as: siccs_train 501 3d_fullres all")
+    if args.resume and args.overwrite:
+        raise UsageError("--resume and --overwrite contradict each other")
+    workspace = Workspace.resolve(args.workspace)
+    logger.info("%s", workspace.describe())
+    return _train(run, workspace)
+
+
+def _train(run: Run, workspace: Workspace) -> int:
+    from siccs_net.evaluation.summary import summary_table
+    from siccs_net.io import files
+    from siccs_net.io.dataset import open_dataset
+    from siccs_net.pipeline.train import train
+    from siccs_net.records.metrics import Summary
+
+    args = run.args
+    dataset = open_dataset(workspace.find_dataset(args.dataset))
+    plan = find_plan(workspace, dataset.name, args.plan)
+    settings = [*flat_settings(args), *(["deterministic=true"] if args.deterministic else [])]
+    settings += [f"seed={args.seed}"] if args.seed is not None else []
+    results = train(
+        dataset,
+        plan,
+        args.configuration,
+        args.fold,
+        trainer=args.trainer,
+        settings=settings,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=args.device,
+        workspace=workspace,
+        show_progress=run.show_progress,
+    )
+    folder = workspace.model_folder(dataset.name, results[0].record.trainer, plan.name, args.configuration)
+    for result in results:
+        weights = folder.fold(result.fold).weights
+        run.outputs[str(weights)] = result.record.weights_sha256
+        run.say(f"fold {result.fold}: {result.record.epochs} epochs, {weights}")
+    run.settings = results[0].record.config
+    if folder.summary.is_file():
+        run.say(summary_table(files.read_record(folder.summary, Summary)))
+        run.say(f"cross-validation: {folder.summary}")
+    run.say(f"model folder (for siccs_predict -m): {folder.root}")
+    return 0
+
+
+def find_plan(workspace: Workspace, dataset: str, name: str | None) -> Plan:
+    """Return a dataset's plan by name, or the only one. Raises UsageError that lists the plans there are."""
+    from siccs_net.errors import UsageError
+    from siccs_net.io import files
+    from siccs_net.records.plan import Plan
+
+    place = workspace.prepared_dataset(dataset)
+    names = sorted(path.stem for path in place.plans.glob("*.json"))
+    if not names:
+        raise UsageError(f"{dataset} has no plan", path=place.plans, hint="Run siccs_plan_and_preprocess first")
+    chosen = names[0] if name is None and len(names) == 1 else name
+    if chosen is None or chosen not in names:
+        problem = f"no plan {name!r}" if name else "there is more than one plan"
+        raise UsageError(problem, path=place.plans, found=", ".join(names), hint="Name one with -p")
+    return files.read_record(Path(place.plan(chosen)), Plan)

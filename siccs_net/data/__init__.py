@@ -1,0 +1,1 @@
+"""What training reads: the folds, the patches to draw and the loader that delivers them."""

@@ -1,0 +1,153 @@
+"""Batches for training: read the footprint, normalise, augment; in torch's DataLoader workers.
+
+A batch is a pure function of (epoch, iteration), so the number of workers changes nothing but the speed.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from siccs_net.preprocessing.statistics import apply_normalisation
+from siccs_net.records.statistics import Normalisation
+from torch.utils.data import DataLoader, Dataset
+
+from siccs_net.augment.intensity import apply_transforms
+from siccs_net.augment.settings import AugmentationSettings
+from siccs_net.augment.spatial import draw_spatial
+from siccs_net.data.sampling import PatchSampler, Place, read_box
+from siccs_net.data.streams import stream
+from siccs_net.errors import SiccsError, TrainingError
+from siccs_net.io.store import PreparedStore
+
+Step = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 [b, c, *patch] and `labels` uint8 [b, *patch], with the cases they came from."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PatchReader:
+    """Reads one normalised patch of a prepared case."""
+
+    store: PreparedStore
+    normalisation: Normalisation
+    patch_size: tuple[int, ...]
+
+    def read(self, place: Place, size: Sequence[int], *, clamp: bool) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return image [c, *size] normalised and label [*size]; outside the case both are 0."""
+        box = (1,) * (3 - len(size)) + tuple(size)
+        whole = self.store.image(place.case)
+        inside = read_box(_Normalised(whole, self.normalisation), place.centre, box, fill=0.0, clamp=clamp)
+        label = read_box(self.store.label(place.case), place.centre, box, fill=0, clamp=clamp)
+        if len(size) == 2:
+            return inside[:, 0], label[0]
+        return inside, label
+
+
+class _Normalised:
+    """A prepared image whose slices come out normalised, so that padding with 0 happens after it."""
+
+    def __init__(self, array: Any, normalisation: Normalisation) -> None:
+        self.array, self.shape, self.normalisation = array, array.shape, normalisation
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        return apply_normalisation(np.asarray(self.array[key]), self.normalisation)
+
+
+@dataclass(frozen=True)
+class TrainingBatches(Dataset[Batch]):
+    """The batches of a training, by (epoch, iteration)."""
+
+    reader: PatchReader
+    sampler: PatchSampler
+    settings: AugmentationSettings
+    transforms: Sequence[Any]
+    mirror_axes: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    batch_size: int
+    iterations: int
+
+    def __getitem__(self, step: Step) -> Batch:
+        samples = [self._sample(*step, sample) for sample in range(self.batch_size)]
+        images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
+        labels = torch.from_numpy(np.stack([label for _, label, _ in samples]))
+        return Batch(images, labels, tuple(case for _, _, case in samples))
+
+    def cases(self, step: Step) -> list[str]:
+        """Return the cases that a batch reads, without reading them."""
+        return [self._place(*step, sample).case for sample in range(self.batch_size)]
+
+    def _place(self, epoch: int, iteration: int, sample: int) -> Place:
+        return self.sampler.place(epoch, iteration, sample, iterations=self.iterations, batch_size=self.batch_size)
+
+    def _sample(self, epoch: int, iteration: int, sample: int) -> tuple[NDArray[np.float32], NDArray[Any], str]:
+        place = self._place(epoch, iteration, sample)
+        rng = stream(self.sampler.seed, self.sampler.fold, "augment", epoch, iteration, sample)
+        try:
+            spatial = draw_spatial(self.settings, self.mirror_axes, self.spacing_mm, rng)
+            size = spatial.footprint(self.reader.patch_size)
+            image, label = self.reader.read(place, size, clamp=spatial.matrix is None)
+            image, label = spatial.apply(image, label, self.reader.patch_size)
+            image, label = apply_transforms(self.transforms, image, label, rng)
+        except Exception as error:
+            detail = str(error) if isinstance(error, SiccsError) else f"{type(error).__name__}: {error}"
+            raise TrainingError(f"a sample of case {place.case!r} could not be made: {detail}") from error
+        return image, label, place.case
+
+
+def _as_is(item: Batch) -> Batch:
+    return item
+
+
+def _begin_worker(worker: int) -> None:
+    """One thread a worker; the terminal's Ctrl-C is the main process's to answer, SIGTERM ends a worker."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def load_batches(
+    batches: TrainingBatches, steps: Sequence[Step], *, workers: int, pin_memory: bool
+) -> Generator[tuple[Step, Batch], None, None]:
+    """Yield (step, batch) for every step in order, made ahead by `workers` processes (0: in this one).
+
+    Raises TrainingError naming the case when a sample cannot be made, and naming the cases in work when a worker
+    process dies.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
+    )
+    iterator = iter(loader)
+    for number, step in enumerate(steps):
+        try:
+            batch = next(iterator)
+        except SiccsError:
+            raise
+        except RuntimeError as error:
+            pending = steps[number : number + 4 * workers]
+            cases = sorted({case for waiting in pending for case in batches.cases(waiting)})
+            raise TrainingError(
+                "a loader worker died; a system short of memory kills workers without a word",
+                found=str(error).splitlines()[0],
+                hint=f"Cases in work: {', '.join(cases[:12])}. Try --set workers=0 to see the error in this process",
+            ) from error
+        yield step, batch

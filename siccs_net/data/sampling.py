@@ -1,0 +1,148 @@
+"""Which case and which place of it each training sample shows; and the fixed patches of validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siccs_net.data.streams import stream
+from siccs_net.errors import DatasetError
+from siccs_net.io.store import PreparedStore, label_locations
+
+Location = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A patch centre: a case and a voxel of it (plan axes)."""
+
+    case: str
+    centre: Location
+
+
+class ForegroundIndex:
+    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches."""
+
+    def __init__(self, store: PreparedStore, cases: Sequence[str], classes: int, *, seed: int) -> None:
+        self.shapes: dict[str, Location] = {}
+        self.locations: dict[str, dict[int, NDArray[np.int64]]] = {}
+        for number, case in enumerate(cases):
+            label = np.asarray(store.label(case)[:])
+            self.shapes[case] = (label.shape[0], label.shape[1], label.shape[2])
+            rng = stream(seed, case, "locations", number)
+            self.locations[case] = label_locations(label, range(1, classes), rng)
+
+    def present(self, case: str) -> list[int]:
+        """Foreground classes that the case has."""
+        return list(self.locations[case])
+
+    def draw(self, case: str, rng: np.random.Generator, weights: Mapping[int, float] | None = None) -> Location | None:
+        """Draw a voxel of a class of the case (classes equally often unless weighted); None without foreground."""
+        classes = self.present(case)
+        if not classes:
+            return None
+        chance = np.array([1.0 if weights is None else weights.get(value, 1.0) for value in classes])
+        chosen = classes[int(rng.choice(len(classes), p=chance / chance.sum()))]
+        flat = int(rng.choice(self.locations[case][chosen]))
+        z, y, x = (int(number) for number in np.unravel_index(flat, self.shapes[case]))
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class PatchSampler:
+    """Draws the place of any sample of a training as a pure function of its counters.
+
+    Cases come in shuffled passes, so that each is seen equally often. `foreground_fraction` of the samples are
+    centred on a voxel of a foreground class, classes equally often; the others lie anywhere in the case.
+    """
+
+    index: ForegroundIndex
+    cases: tuple[str, ...]
+    patch_size: tuple[int, ...]
+    foreground_fraction: float
+    seed: int
+    fold: str
+    class_weights: Mapping[int, float] | None = None
+
+    def place(self, epoch: int, iteration: int, sample: int, *, iterations: int, batch_size: int) -> Place:
+        """Return the place of one sample of one iteration."""
+        number = (epoch * iterations + iteration) * batch_size + sample
+        case = self._case(number)
+        rng = stream(self.seed, self.fold, "place", epoch, iteration, sample)
+        if rng.random() < self.foreground_fraction and (centre := self.index.draw(case, rng, self.class_weights)):
+            return Place(case, centre)
+        return Place(case, self._anywhere(case, rng))
+
+    def _case(self, number: int) -> str:
+        turn, position = divmod(number, len(self.cases))
+        order = stream(self.seed, self.fold, "pass", turn).permutation(len(self.cases))
+        return self.cases[int(order[position])]
+
+    def _anywhere(self, case: str, rng: np.random.Generator) -> Location:
+        shape = self.index.shapes[case]
+        patch = (1,) * (3 - len(self.patch_size)) + self.patch_size
+        z, y, x = (
+            int(rng.integers(min(size // 2, edge // 2), max(size - edge + edge // 2, size // 2) + 1))
+            for size, edge in zip(shape, patch, strict=True)
+        )
+        return min(z, shape[0] - 1), min(y, shape[1] - 1), min(x, shape[2] - 1)
+
+
+def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, seed: int, fold: str) -> list[Place]:
+    """Return the validation places: the same in every epoch, cases in turn, each centred on a class in turn.
+
+    Every case is used before any is used twice; a case without foreground is represented by its middle. Raises
+    DatasetError without a case.
+    """
+    if not cases:
+        raise DatasetError(f"fold {fold} has no validation case")
+    places = []
+    for number in range(max(count, len(cases))):
+        case = cases[number % len(cases)]
+        turn = number // len(cases)
+        classes = index.present(case)
+        if classes:
+            rng = stream(seed, fold, "validation", number)
+            places.append(Place(case, _voxel_of(index, case, classes[turn % len(classes)], rng)))
+        else:
+            z, y, x = (size // 2 for size in index.shapes[case])
+            places.append(Place(case, (z, y, x)))
+    return places
+
+
+def _voxel_of(index: ForegroundIndex, case: str, value: int, rng: np.random.Generator) -> Location:
+    flat = int(rng.choice(index.locations[case][value]))
+    z, y, x = (int(number) for number in np.unravel_index(flat, index.shapes[case]))
+    return z, y, x
+
+
+def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: float, clamp: bool) -> NDArray[Any]:
+    """Read a box of `size` about a centre from [*leading, *spatial], padded with `fill` where it leaves the array.
+
+    With `clamp` a box that fits is moved inside the array first, so that it is padded only where the array is
+    smaller than the box (then evenly on both sides).
+    """
+    spatial = array.shape[-len(size) :]
+    starts = [_start(c, s, n, clamp=clamp) for c, s, n in zip(centre, size, spatial, strict=True)]
+    inner = [slice(max(a, 0), max(min(a + s, n), max(a, 0))) for a, s, n in zip(starts, size, spatial, strict=True)]
+    leading = [slice(None)] * (len(array.shape) - len(size))
+    part = np.asarray(array[(*leading, *inner)])
+    before = [max(-a, 0) if a < n else 0 for a, n in zip(starts, spatial, strict=True)]
+    after = [s - b - (i.stop - i.start) for s, b, i in zip(size, before, inner, strict=True)]
+    if not any(before) and not any(after):
+        return part
+    widths = [(0, 0)] * len(leading) + list(zip(before, after, strict=True))
+    return np.pad(part, widths, constant_values=fill)
+
+
+def _start(centre: int, size: int, extent: int, *, clamp: bool) -> int:
+    start = centre - size // 2
+    if not clamp:
+        return start
+    if extent < size:
+        return -((size - extent) // 2)
+    return min(max(start, 0), extent - size)

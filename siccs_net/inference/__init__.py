@@ -1,0 +1,1 @@
+"""Prediction: tiles, folds and mirrors into logits, slab by slab."""

@@ -1,0 +1,72 @@
+"""The fold models of one configuration as one function: normalise, mirror, run, mean of logits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from siccs_net.preprocessing.statistics import apply_normalisation
+from siccs_net.records.statistics import Normalisation
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from siccs_net.inference.sliding_window import Padding
+from siccs_net.networks.numerics import autocast
+from siccs_net.records.checkpoint import Numerics
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fold: its network in evaluation mode on the device, and its own normalisation."""
+
+    fold: str
+    network: nn.Module
+    normalisation: Normalisation
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Mean of logits over mirrors, then over folds, in float32 (contracts 9)."""
+
+    members: Sequence[Member]
+    mirror_axes: tuple[int, ...]
+    device: torch.device
+    numerics: Numerics
+
+    @torch.inference_mode()
+    def __call__(self, tiles: NDArray[Any], padding: Padding) -> Tensor:
+        """Return mean logits [b, classes, *patch] for prepared tiles [b, c, *inside]."""
+        total: Tensor | None = None
+        for member in self.members:
+            logits = self._mirrored(member.network, self._prepare(tiles, padding, member.normalisation))
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise RuntimeError("an ensemble has at least one member")
+        return total.div_(len(self.members))
+
+    def _prepare(self, tiles: NDArray[Any], padding: Padding, normalisation: Normalisation) -> Tensor:
+        normalised = np.stack([apply_normalisation(tile, normalisation) for tile in tiles])
+        images = torch.from_numpy(normalised).to(self.device)
+        if not any(before or after for before, after in padding):
+            return images
+        return pad(images, [width for pair in reversed(padding) for width in pair])
+
+    def _mirrored(self, network: nn.Module, images: Tensor) -> Tensor:
+        flips = [
+            flip for size in range(len(self.mirror_axes) + 1) for flip in itertools.combinations(self.mirror_axes, size)
+        ]
+        total: Tensor | None = None
+        for flip in flips:
+            axes = [axis + 2 for axis in flip]
+            with autocast(self.numerics):
+                logits = network(images.flip(axes) if axes else images)
+            logits = (logits.flip(axes) if axes else logits).float()
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise RuntimeError("there is always the image itself")
+        return total.div_(len(flips))

@@ -1,0 +1,233 @@
+"""A model folder as an object: load it once, then predict scans given as files, Images or arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from siccs_net.networks.build import build_network
+from tqdm import tqdm
+
+from siccs_net.errors import EnvironmentProblem, MissingPathError, ModelError, UnavailableError, UsageError
+from siccs_net.geometry import ANATOMICAL_AXES, Grid
+from siccs_net.inference.ensemble import Ensemble, Member
+from siccs_net.inference.sliding_window import Slab, count_tiles, plan_tiles, sliding_window
+from siccs_net.io import files
+from siccs_net.io.checkpoint import read_tensors
+from siccs_net.io.dataset import read_description
+from siccs_net.io.image import Image, Segmentation, read_image
+from siccs_net.io.store import PreparedCase
+from siccs_net.networks.numerics import choose_device, choose_numerics
+from siccs_net.plugins import find_class
+from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_native
+from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
+from siccs_net.records.dataset import LabelScheme
+from siccs_net.records.plan import Configuration
+from siccs_net.workspace import ModelFolder
+
+Source = Path | str | Sequence[Path] | Image | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The fold models of a model folder, on a device, with what preprocessing and labels need."""
+
+    name: str
+    configuration: Configuration
+    labels: LabelScheme
+    members: tuple[Member, ...]
+    device: torch.device
+    numerics: Numerics
+    sha256: str
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """The folds in the ensemble."""
+        return tuple(member.fold for member in self.members)
+
+    def with_settings(self, *, overlap: float | None = None, mirror: bool | None = None) -> Model:
+        """Return the model with another overlap of tiles, or with mirroring switched off."""
+        inference = self.configuration.inference
+        if overlap is not None:
+            if not 0 <= overlap < 1:
+                raise UsageError("the overlap of tiles must be in [0, 1)", found=overlap)
+            inference = inference.model_copy(update={"overlap": overlap})
+        if mirror is False:
+            inference = inference.model_copy(update={"mirror_axes": ()})
+        configuration = self.configuration.model_copy(update={"inference": inference})
+        digest = hashlib.sha256((self.sha256 + inference.model_dump_json()).encode()).hexdigest()
+        return replace(self, configuration=configuration, sha256=digest)
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        grid: Grid | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        assume_orientation: str | None = None,
+        show_progress: bool = False,
+    ) -> Segmentation:
+        """Segment one scan on its own grid.
+
+        `source` is a NIfTI path, one path a channel, an Image, or a canonical array [z, y, x] or [c, z, y, x] with
+        `grid` or `spacing_mm` (z, y, x). Raises the reader's errors, or EnvironmentProblem when memory runs out.
+        """
+        image = as_image(source, grid=grid, spacing_mm=spacing_mm, assume_orientation=assume_orientation)
+        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
+        slabs = self.logits(prepared, show_progress=show_progress)
+        classes = self.labels.class_values
+        labels = restore_to_native(slabs, prepared.record.geometry, classes, image.orientation)
+        return Segmentation(labels[None], image.orientation, self.labels.reported, image.header)
+
+    def logits(self, prepared: PreparedCase, *, show_progress: bool = False) -> Iterator[Slab]:
+        """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x])."""
+        settings = self.configuration.inference
+        patch = self.configuration.patch_size
+        axes = plan_tiles(prepared.image.shape[1:], patch, settings.overlap, settings.gaussian_sigma)
+        with tqdm(total=count_tiles(axes), desc="tiles", leave=False, disable=None if show_progress else True) as bar:
+            try:
+                yield from sliding_window(
+                    prepared.image,
+                    axes,
+                    self._ensemble(),
+                    len(self.labels.class_values),
+                    flat=self.configuration.dimension == 2,
+                    device=self.device,
+                    tile_batch=8 if self.configuration.dimension == 2 else 1,
+                    on_tiles=_advance(bar),
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                raise EnvironmentProblem(
+                    "the GPU has too little memory for this prediction", hint="Try --device cpu or fewer folds"
+                ) from error
+
+    def _ensemble(self) -> Ensemble:
+        order, leading = self.configuration.orient.transpose, 3 - self.configuration.dimension
+        canonical = [ANATOMICAL_AXES[name] for name in self.configuration.inference.mirror_axes]
+        mirror = tuple(order.index(axis) - leading for axis in canonical if order.index(axis) >= leading)
+        return Ensemble(self.members, mirror, self.device, self.numerics)
+
+
+def _advance(bar: Any) -> Callable[[int], None]:
+    def advance(count: int) -> None:
+        bar.update(count)
+
+    return advance
+
+
+def as_image(
+    source: Source,
+    *,
+    grid: Grid | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    assume_orientation: str | None = None,
+) -> Image:
+    """Return any kind of source as an Image."""
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return Image.from_array(source, grid, spacing_mm=spacing_mm)
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(str(path)) for path in source]
+    return read_image(paths, assume_orientation=assume_orientation)
+
+
+def load_model(
+    folder: Path | str,
+    *,
+    folds: Sequence[int | str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    network: str | type | None = None,
+) -> Model:
+    """Load a model folder: whichever folds it holds, or those named.
+
+    `network` (`package.module:Class`) is needed only for a trainer with a network of its own. Executes nothing that
+    the folder names. Raises MissingPathError, ModelError (damaged, folds that disagree) or UsageError (no such fold).
+    """
+    paths = ModelFolder(Path(folder))
+    if not paths.model.is_file():
+        raise MissingPathError("not a model folder", path=folder, expected="model.json, plan.json and fold_K folders")
+    model = files.read_record(paths.model, ModelRecord)
+    description = read_description(paths.description)
+    chosen = _choose_folds(paths, folds)
+    records = [_read_fold(paths, fold) for fold in chosen]
+    configuration = _one_configuration(records, chosen, paths.root)
+    target = choose_device(device)
+    members = [_member(paths, record, configuration, target, network) for record in records]
+    identity = {
+        "weights": sorted(record.weights_sha256 for record in records),
+        "configuration": configuration.model_dump(mode="json"),
+        "labels": description.labels,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    numerics = choose_numerics(target, precision, deterministic=False)
+    name = f"{model.dataset_name} {model.configuration}"
+    return Model(name, configuration, description.label_scheme, tuple(members), target, numerics, digest)
+
+
+def _choose_folds(paths: ModelFolder, folds: Sequence[int | str] | None) -> list[str]:
+    there = paths.folds()
+    if not there:
+        raise ModelError("holds no trained fold", path=paths.root, hint="Train with siccs_train first")
+    if folds is None:
+        return [fold for fold in there if fold.isdigit()] or there
+    wanted = [str(fold) for fold in folds]
+    missing = [fold for fold in wanted if fold not in there]
+    if missing:
+        raise UsageError(
+            f"the model has no fold {', '.join(missing)}", path=paths.root, found=f"folds {', '.join(there)}"
+        )
+    return list(dict.fromkeys(wanted))
+
+
+def _read_fold(paths: ModelFolder, fold: str) -> FinalRecord:
+    run = paths.fold(fold)
+    if not run.record.is_file():
+        raise ModelError(
+            "the fold has weights but no final.json", path=run.root, hint="Its training was cut: --resume it"
+        )
+    return files.read_record(run.record, FinalRecord)
+
+
+def _one_configuration(records: Sequence[FinalRecord], folds: Sequence[str], root: Path) -> Configuration:
+    first = records[0].configuration
+    for record, fold in zip(records, folds, strict=True):
+        if record.configuration != first:
+            raise ModelError(
+                f"fold {fold} was trained with another configuration than fold {folds[0]}",
+                path=root,
+                hint="Predict with folds of one training only (-f)",
+            )
+    return first
+
+
+def _member(
+    paths: ModelFolder,
+    record: FinalRecord,
+    configuration: Configuration,
+    device: torch.device,
+    network: str | type | None,
+) -> Member:
+    run = paths.fold(record.fold)
+    if record.network_class is not None and network is None:
+        raise UnavailableError(
+            f"the network of trainer {record.trainer} is its own class {record.network_class}",
+            path=run.root,
+            hint="Name it with --network package.module:Class or path/file.py:Class; a class named by a file is never run",
+        )
+    spec = configuration.network
+    built = build_network(spec) if network is None else find_class(network, "siccs_net.networks")(spec)
+    try:
+        built.load_state_dict(read_tensors(run.weights, record.weights_sha256))
+    except RuntimeError as error:
+        raise ModelError(
+            "the weights do not fit the network", path=run.weights, found=str(error).splitlines()[0]
+        ) from error
+    return Member(record.fold, built.to(device).eval(), record.normalisation)

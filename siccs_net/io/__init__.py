@@ -1,0 +1,1 @@
+"""Bytes in and out, checked: images, datasets, prepared arrays, checkpoints, records."""

@@ -1,0 +1,260 @@
+"""A dataset folder in nnU-Net's layout: which files belong to which case, and what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from siccs_net.errors import DatasetError, MissingPathError
+from siccs_net.io import files
+from siccs_net.io.image import ENDINGS
+from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
+
+MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about a dataset: its kind in a few fixed words, where, and one line that says what to do."""
+
+    kind: str
+    message: str
+    case: str | None = None
+    path: Path | None = None
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case: one image a channel, and its label map."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder as found. `problems` holds what is wrong with the layout; `cases` only whole cases."""
+
+    folder: Path
+    description: DatasetDescription
+    cases: dict[str, Case]
+    splits: Splits | None = None
+    problems: tuple[Problem, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as Dataset501_Lungs."""
+        return self.folder.name
+
+    @property
+    def labels(self) -> LabelScheme:
+        """The meaning of label values."""
+        return self.description.label_scheme
+
+    @property
+    def patients(self) -> dict[str, str] | None:
+        """Patient of each case, or None when the dataset does not say (each case is then its own patient)."""
+        named = {case.name: case.patient for case in self.cases.values() if case.patient is not None}
+        return named or None
+
+
+def open_dataset(folder: Path | str) -> Dataset:
+    """Open a dataset folder: read dataset.json, patients.csv and splits_final.json and find every case's files.
+
+    Opens no image. Raises MissingPathError without a dataset.json, RecordError for a wrong one; every other problem
+    is collected in `Dataset.problems`.
+    """
+    root = Path(folder).resolve()
+    if not (root / "dataset.json").is_file():
+        raise MissingPathError(
+            "the folder has no dataset.json", path=root, hint="Give nnU-Net's DatasetXXX_Name folder"
+        )
+    description = read_description(root / "dataset.json")
+    cases, problems = _find_cases(root, description)
+    patients, patient_problems = _read_patients(root / "patients.csv", cases)
+    cases = {name: Case(name, case.images, case.label, patients.get(name)) for name, case in sorted(cases.items())}
+    splits, split_problems = _read_splits_leniently(root / "splits_final.json")
+    count = _count_problem(description, len(cases))
+    return Dataset(root, description, cases, splits, (*problems, *patient_problems, *split_problems, *count))
+
+
+def read_description(path: Path) -> DatasetDescription:
+    """Read dataset.json. Raises MissingPathError or RecordError."""
+    return files.read_record(path, DatasetDescription)
+
+
+def require_whole(dataset: Dataset) -> None:
+    """Raise DatasetError that lists every error of the layout (the first ten in full)."""
+    errors = [problem for problem in dataset.problems if problem.severity == "error"]
+    if errors:
+        listed = "; ".join(problem.message for problem in errors[:10])
+        more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
+        raise DatasetError(
+            f"{len(errors)} problems: {listed}{more}", path=dataset.folder, hint="siccs_validate lists them all"
+        )
+    if not dataset.cases:
+        raise DatasetError(
+            "the dataset has no case", path=dataset.folder, expected="images in imagesTr, labels in labelsTr"
+        )
+
+
+def read_splits(path: Path) -> Splits:
+    """Read splits_final.json, nnU-Net's list of {train, val}. Raises MissingPathError or DatasetError."""
+    try:
+        folds = json.loads(files.read_bytes(path))
+        return Splits(folds=tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in folds))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DatasetError(
+            "is not a list of folds",
+            path=path,
+            found=str(error),
+            expected='[{"train": [case, …], "val": [case, …]}, …]',
+        ) from error
+
+
+def splits_json(folds: Iterable[Fold]) -> bytes:
+    """Return splits_final.json's text for these folds."""
+    return (
+        json.dumps([{"train": list(fold.train), "val": list(fold.val)} for fold in folds], indent=1) + "\n"
+    ).encode()
+
+
+def _find_cases(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
+    if description.file_ending not in ENDINGS:
+        message = f"file_ending {description.file_ending!r} is not read by this version (it reads {', '.join(ENDINGS)})"
+        return {}, [Problem("file ending", message, path=root / "dataset.json")]
+    if description.dataset is not None:
+        return _listed_cases(root, description)
+    return _cases_in_folders(root, description)
+
+
+def _listed_cases(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
+    """Cases from dataset.json's `dataset` key: paths relative to the folder, environment variables expanded."""
+    cases, problems = {}, []
+    for name, entry in (description.dataset or {}).items():
+        paths = [root / os.path.expandvars(text) for text in (*entry.images, entry.label)]
+        missing = [path for path in paths if not path.is_file()]
+        problems += [Problem("missing file", f"{name}: {path} does not exist", name, path) for path in missing]
+        problems += name_problems(name, root)
+        if len(entry.images) != description.channels:
+            message = f"{name}: {len(entry.images)} images listed, {description.channels} channels in channel_names"
+            problems.append(Problem("missing channel", message, name, root / "dataset.json"))
+        elif not missing:
+            cases[name] = Case(name, tuple(paths[:-1]), paths[-1])
+    return cases, problems
+
+
+def _cases_in_folders(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
+    images, problems = scan_folder(root / "imagesTr", description)
+    labels = _names(root / "labelsTr", description.file_ending)
+    cases = {}
+    for name, channels in images.items():
+        problems += name_problems(name, root / "imagesTr")
+        missing = [number for number in range(description.channels) if number not in channels]
+        for number in missing:
+            path = root / "imagesTr" / f"{name}_{number:04d}{description.file_ending}"
+            problems.append(
+                Problem("missing channel", f"{name}: channel {number} is missing ({path.name})", name, path)
+            )
+        if name not in labels:
+            path = root / "labelsTr" / f"{name}{description.file_ending}"
+            problems.append(Problem("image without label", f"{name}: has no label file {path.name}", name, path))
+        elif not missing:
+            cases[name] = Case(name, tuple(channels[n] for n in range(description.channels)), labels[name])
+    for name in sorted(set(labels) - set(images)):
+        problems.append(Problem("label without image", f"{name}: has a label but no image", name, labels[name]))
+    return cases, problems
+
+
+def scan_folder(folder: Path, description: DatasetDescription) -> tuple[dict[str, dict[int, Path]], list[Problem]]:
+    """Return each case's files by channel in a folder of images, and what is wrong there.
+
+    CASE_0000.ending is channel 0 of CASE; with one channel CASE.ending is accepted too.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    problems = []
+    for name, path in _names(folder, description.file_ending).items():
+        match = re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL)
+        case, channel = (match[1], int(match[2])) if match else (name, 0)
+        if match is None and description.channels > 1:
+            message = f"{path.name}: the name has no channel number such as _0000"
+            problems.append(Problem("missing channel number", message, name, path))
+        elif channel >= description.channels:
+            message = f"{path.name}: channel {channel} is not in channel_names ({description.channels} channels)"
+            problems.append(Problem("unknown channel", message, case, path))
+        elif channel in found.setdefault(case, {}):
+            message = f"{case}: two files for channel {channel}: {found[case][channel].name} and {path.name}"
+            problems.append(Problem("duplicate case", message, case, path))
+        else:
+            found[case][channel] = path
+    return {name: channels for name, channels in found.items() if channels}, problems
+
+
+def _names(folder: Path, ending: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
+    return {path.name.removesuffix(ending): path for path in paths if path.is_file()}
+
+
+def name_problems(name: str, path: Path) -> list[Problem]:
+    """Say why a case's name cannot be used as a file name (control characters, separators, dashes, length)."""
+    reasons = []
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        reasons.append("a control character such as a line break")
+    if "/" in name or "\\" in name or name.startswith(".") or ".." in name:
+        reasons.append("a path separator, a leading dot or '..'")
+    if name.startswith("-"):
+        reasons.append("a leading dash")
+    if len(name) > MAX_NAME or len(name.encode()) > MAX_NAME:
+        reasons.append(f"more than {MAX_NAME} bytes")
+    shown = name if len(name) <= 60 else name[:57] + "…"
+    return [Problem("case name", f"{shown!r} has {reason}; rename its files", name, path) for reason in reasons]
+
+
+def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], list[Problem]]:
+    if not path.is_file():
+        return {}, []
+    patients: dict[str, str] = {}
+    problems = []
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        for number, row in enumerate(csv.DictReader(stream), start=2):
+            case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
+            if not case or not patient:
+                problems.append(
+                    Problem("patients.csv", f"patients.csv line {number}: no case or no patient", case, path)
+                )
+            elif case in patients:
+                problems.append(
+                    Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path)
+                )
+            else:
+                patients[case] = patient
+    for case in sorted(set(cases) - set(patients)):
+        problems.append(Problem("patients.csv", f"{case}: not in patients.csv", case, path))
+    return patients, problems
+
+
+def _read_splits_leniently(path: Path) -> tuple[Splits | None, list[Problem]]:
+    if not path.is_file():
+        return None, []
+    try:
+        return read_splits(path), []
+    except DatasetError as error:
+        return None, [Problem("splits", str(error), path=path)]
+
+
+def _count_problem(description: DatasetDescription, found: int) -> list[Problem]:
+    if description.numTraining == found:
+        return []
+    message = f"dataset.json says numTraining {description.numTraining}, {found} whole cases are there"
+    return [Problem("numTraining", message, severity="warning")]

@@ -1,0 +1,138 @@
+"""Prepared cases on disk: CASE.b2nd, CASE_seg.b2nd and CASE.json, hashed; patches are read without the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from siccs_net.errors import MissingPathError, StoreError
+from siccs_net.io import files
+from siccs_net.records.case import PreparedRecord
+
+_BLOCK_EDGE = {2: (1, 128, 128), 3: (32, 32, 32)}
+_CHUNK_FACTOR = 2
+MAX_LOCATIONS = 4096
+"""Voxels kept per label and case as centres of foreground patches; a draw, not all of them."""
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case in memory: `image` [c, *plan axes] in the plan's storage type, `label` [*plan axes] or None."""
+
+    image: NDArray[Any]
+    label: NDArray[np.uint8] | None
+    record: PreparedRecord
+
+
+class PreparedStore:
+    """A folder of prepared cases of one configuration. Reading is safe from several threads and after a fork."""
+
+    def __init__(self, folder: Path, dimension: int) -> None:
+        self.folder = folder
+        self.dimension = dimension
+
+    def record_path(self, case: str) -> Path:
+        """Where the sidecar of a case lies."""
+        return self.folder / f"{case}.json"
+
+    def _image_path(self, case: str) -> Path:
+        return self.folder / f"{case}.b2nd"
+
+    def _label_path(self, case: str) -> Path:
+        return self.folder / f"{case}_seg.b2nd"
+
+    def save(self, prepared: PreparedCase) -> PreparedRecord:
+        """Write a case: arrays first, the sidecar with their hashes last, so that a sidecar means a whole case."""
+        case = prepared.record.case
+        image_hash = files.write_bytes(self._image_path(case), self._pack(prepared.image), verify=False)
+        label_hash = None
+        if prepared.label is not None:
+            label_hash = files.write_bytes(self._label_path(case), self._pack(prepared.label), verify=False)
+        record = prepared.record.model_copy(update={"image_sha256": image_hash, "label_sha256": label_hash})
+        files.write_record(self.record_path(case), record)
+        return record
+
+    def _pack(self, array: NDArray[Any]) -> bytes:
+        """Return the array as a blosc2 frame in chunks that suit patches; lz4, one thread, so bytes are equal."""
+        edge = _BLOCK_EDGE[self.dimension]
+        spatial = array.shape[-3:]
+        blocks = [min(size, limit) for size, limit in zip(spatial, edge, strict=True)]
+        factor = (1, _CHUNK_FACTOR, _CHUNK_FACTOR) if self.dimension == 2 else (_CHUNK_FACTOR,) * 3
+        chunks = [min(size, block * times) for size, block, times in zip(spatial, blocks, factor, strict=True)]
+        leading = [1] * (array.ndim - 3)
+        packed = blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=(*leading, *chunks),
+            blocks=(*leading, *blocks),
+            cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, nthreads=1, filters=[blosc2.Filter.SHUFFLE]),
+        )
+        frame: bytes = packed.to_cframe()
+        return frame
+
+    def read_record(self, case: str) -> PreparedRecord:
+        """Read a sidecar. Raises StoreError when the case was never prepared, RecordError when damaged."""
+        try:
+            return files.read_record(self.record_path(case), PreparedRecord)
+        except MissingPathError as error:
+            raise StoreError(
+                f"case {case!r} is not prepared", path=self.folder, hint="Run siccs_plan_and_preprocess first"
+            ) from error
+
+    def verify(self, case: str, recipe_sha256: str | None = None) -> PreparedRecord:
+        """Check a case's arrays against the hashes of its sidecar, and its recipe; return the sidecar.
+
+        Raises StoreError naming the file: missing, damaged, or made by another plan.
+        """
+        record = self.read_record(case)
+        if recipe_sha256 is not None and record.recipe_sha256 != recipe_sha256:
+            raise StoreError(
+                "was prepared by another plan", path=self.record_path(case), hint="Run siccs_plan_and_preprocess again"
+            )
+        hashes = [(self._image_path(case), record.image_sha256), (self._label_path(case), record.label_sha256)]
+        for path, wanted in hashes:
+            if wanted is None:
+                continue
+            if not path.is_file():
+                raise StoreError("the prepared array is missing", path=path, hint="Run siccs_plan_and_preprocess again")
+            if files.file_sha256(path) != wanted:
+                raise StoreError(
+                    "the prepared array is damaged (its SHA-256 is not its sidecar's)",
+                    path=path,
+                    hint="Run siccs_plan_and_preprocess again; only this case will be made anew",
+                )
+        return record
+
+    def image(self, case: str) -> Any:
+        """Open the image [c, *plan axes] for reading parts of it by slicing."""
+        return self._open(self._image_path(case))
+
+    def label(self, case: str) -> Any:
+        """Open the label map [*plan axes] for reading parts of it by slicing."""
+        return self._open(self._label_path(case))
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError("the prepared array cannot be opened", path=path, found=str(error)) from error
+
+
+def label_locations(
+    label: NDArray[Any], values: Sequence[int], rng: np.random.Generator
+) -> dict[int, NDArray[np.int64]]:
+    """Return, for each label value that is present, up to MAX_LOCATIONS of its flat voxel indices, sorted."""
+    flat = np.ascontiguousarray(label).ravel()
+    found = {}
+    for value in values:
+        places = np.flatnonzero(flat == value)
+        if len(places) > MAX_LOCATIONS:
+            places = np.sort(rng.choice(places, MAX_LOCATIONS, replace=False))
+        if len(places):
+            found[value] = places
+    return found

@@ -1,0 +1,76 @@
+"""Precision, threads and determinism: chosen by capability, stored in the run, applied for its duration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from siccs_net.errors import EnvironmentProblem, UsageError
+from siccs_net.parallel import available_cpus
+from siccs_net.records.checkpoint import Numerics
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for `cpu`, `cuda`, `cuda:N`, `mps` or `auto` (cuda, else mps, else cpu).
+
+    Raises EnvironmentProblem when a named device is not there: nothing is used in its place.
+    """
+    kind = name.partition(":")[0]
+    if kind == "auto":
+        kind = name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"no device called {name!r}", expected="cpu, cuda, mps or auto")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not there:
+        raise EnvironmentProblem(f"this machine has no {kind} device that torch can use", hint="See siccs_doctor")
+    return torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Say whether bfloat16 pays: on a GPU that has it, on a CPU only with AMX tiles (measured: slower without)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+
+
+def choose_numerics(device: torch.device, precision: str, *, deterministic: bool) -> Numerics:
+    """Return the numerics of a run: `auto` precision is bfloat16 where it pays, else float16 on GPUs, else float32."""
+    if deterministic:
+        chosen = "float32"
+    elif precision != "auto":
+        chosen = precision
+    elif has_fast_bfloat16(device):
+        chosen = "bfloat16"
+    else:
+        chosen = "float16" if device.type == "cuda" else "float32"
+    return Numerics.model_validate(
+        {"device": device.type, "precision": chosen, "threads": available_cpus(), "deterministic": deterministic}
+    )
+
+
+@contextlib.contextmanager
+def applied(numerics: Numerics) -> Iterator[None]:
+    """Use these threads and kernels inside, and put back what was there."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(numerics.threads)
+    torch.use_deterministic_algorithms(numerics.deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def autocast(numerics: Numerics) -> torch.autocast:
+    """Return the autocast context of a run (switched off for float32)."""
+    dtype = _DTYPES[numerics.precision]
+    return torch.autocast(numerics.device, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many loader processes to use: one on a CPU that trains, up to eight beside a GPU."""
+    return 1 if device.type == "cpu" else max(1, min(8, available_cpus() - 1))

@@ -1,0 +1,124 @@
+"""Plan: fingerprint, rules, folds; writes fingerprint.json, plans/NAME.json and splits_final.json."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from siccs_net.data.splits import make_splits
+from siccs_net.errors import DatasetError, RecordError
+from siccs_net.io import files
+from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
+from siccs_net.pipeline.validate import split_problems, validate
+from siccs_net.planners.fingerprint import make_fingerprint
+from siccs_net.planners.planner import PlanRequest, make_plan
+from siccs_net.records.dataset import Fold, Splits
+from siccs_net.records.fingerprint import Fingerprint
+from siccs_net.records.plan import Plan
+from siccs_net.workspace import DatasetFolder, Workspace
+
+DEFAULT_FOLDS = 8
+SPLIT_SEED = 12345
+logger = logging.getLogger(__name__)
+
+
+def plan(
+    dataset: Dataset,
+    *,
+    planner: str = "convnext",
+    preset: str | None = None,
+    configurations: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    folds: int | None = None,
+    name: str | None = None,
+    workspace: Workspace | None = None,
+    workers: int | None = None,
+    save: bool = True,
+    show_progress: bool = False,
+) -> Plan:
+    """Take a dataset's fingerprint, plan it and draw its folds.
+
+    `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
+    With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
+    """
+    place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
+    fingerprint = take_fingerprint(dataset, place, workers=workers, save=save, show_progress=show_progress)
+    splits = choose_splits(dataset, fingerprint, place, folds or DEFAULT_FOLDS)
+    request = PlanRequest(planner, preset, tuple(configurations or ()), dict(settings or {}), len(splits.folds), name)
+    made = make_plan(dataset, fingerprint, request)
+    if save:
+        files.write_bytes(place.splits, splits_json(splits.folds))
+        files.write_record(place.description, dataset.description)
+        files.write_record(place.plan(made.name), made)
+    return made
+
+
+def take_fingerprint(
+    dataset: Dataset, place: DatasetFolder, *, workers: int | None, save: bool, show_progress: bool
+) -> Fingerprint:
+    """Return the dataset's fingerprint, reading only cases whose files changed since the last one."""
+    require_whole(dataset)
+    validation = validate(dataset, known=_last_fingerprint(place), workers=workers, show_progress=show_progress)
+    for problem in validation.problems:
+        if problem.severity == "warning":
+            logger.warning("%s", problem.message)
+    if validation.errors:
+        first = "; ".join(problem.message for problem in validation.errors[:10])
+        raise DatasetError(
+            f"{len(validation.errors)} problems: {first}", path=dataset.folder, hint="siccs_validate lists them all"
+        )
+    fingerprint = make_fingerprint(dataset, list(validation.examinations))
+    if save:
+        files.write_record(place.fingerprint, fingerprint)
+    return fingerprint
+
+
+def _last_fingerprint(place: DatasetFolder) -> Fingerprint | None:
+    if not place.fingerprint.is_file():
+        return None
+    try:
+        return files.read_record(place.fingerprint, Fingerprint)
+    except RecordError as error:
+        logger.warning("taking the fingerprint anew: %s", error)
+        return None
+
+
+def choose_splits(dataset: Dataset, fingerprint: Fingerprint, place: DatasetFolder, folds: int) -> Splits:
+    """Return the folds: the dataset's own file, else those drawn before if they still fit, else new ones.
+
+    New folds are grouped by patient and stratified by lesion volume (the group EF+GGO, else all foreground).
+    """
+    if dataset.splits is not None:
+        logger.info("folds: %d, from the dataset's splits_final.json", len(dataset.splits.folds))
+        return dataset.splits
+    if place.splits.is_file():
+        drawn = read_splits(place.splits)
+        fits = not split_problems(dataset, drawn) and _covers(drawn, dataset)
+        if fits and len(drawn.folds) == min(folds, len(drawn.folds)):
+            return drawn
+    made = make_splits(
+        list(dataset.cases),
+        folds=folds,
+        patients=dataset.patients,
+        strata=lesion_volumes(dataset, fingerprint),
+        seed=SPLIT_SEED,
+    )
+    if len(made) < folds:
+        logger.warning("folds: %d instead of %d, as there are only that many patients", len(made), folds)
+    return Splits(folds=tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in made))
+
+
+def _covers(splits: Splits, dataset: Dataset) -> bool:
+    validated = [case for fold in splits.folds for case in fold.val]
+    return sorted(validated) == sorted(dataset.cases)
+
+
+def lesion_volumes(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, float]:
+    """Return the lesion volume of each case in mm3, for stratification."""
+    lesion = dataset.labels.groups.get("EF+GGO") or tuple(dataset.labels.foreground.values())
+    volumes = {}
+    for case in fingerprint.cases:
+        z, y, x = case.spacing_mm
+        volumes[case.case] = sum(case.label_voxels.get(str(value), 0) for value in lesion) * z * y * x
+    return volumes

@@ -1,0 +1,232 @@
+"""Train: one fold or all, one after another; each is fitted, then validated on whole scans."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siccs_net.errors import ModelError, UnavailableError, UsageError
+from siccs_net.io import files
+from siccs_net.io.dataset import Dataset, read_splits
+from siccs_net.io.store import PreparedStore
+from siccs_net.networks.numerics import choose_device
+from siccs_net.pipeline.preprocess import configuration_of
+from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
+from siccs_net.plugins import TRAINERS, find_class
+from siccs_net.preprocessing.preprocess import recipe_sha256
+from siccs_net.preprocessing.statistics import fold_normalisation
+from siccs_net.records.checkpoint import FinalRecord, ModelRecord
+from siccs_net.records.dataset import Splits
+from siccs_net.records.metrics import Summary
+from siccs_net.records.plan import Configuration, Plan
+from siccs_net.records.statistics import Normalisation
+from siccs_net.trainers.base import Trainer
+from siccs_net.trainers.config import TrainerConfig, resolve_config
+from siccs_net.trainers.task import TrainTask
+from siccs_net.workspace import DatasetFolder, ModelFolder, Workspace
+
+FULL = "full"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the folds of one training share."""
+
+    dataset: Dataset
+    plan: Plan
+    configuration_name: str
+    trainer: type[Trainer]
+    config: TrainerConfig
+    splits: Splits
+    store: PreparedStore
+    model: ModelFolder
+    device: str
+    show_progress: bool
+
+    @property
+    def configuration(self) -> Configuration:
+        """The plan's configuration, before a trainer adapts it."""
+        return configuration_of(self.plan, self.configuration_name)
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A trained fold: its model's record and its validation on whole scans (None for `full`)."""
+
+    fold: str
+    record: FinalRecord
+    validation: Summary | None
+
+
+def train(
+    dataset: Dataset,
+    plan: Plan,
+    configuration: str,
+    fold: int | str = "all",
+    *,
+    trainer: str | type[Trainer] | None = None,
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    workspace: Workspace | None = None,
+    show_progress: bool = False,
+) -> list[FoldResult]:
+    """Train one fold (a number, or `full` for one model on every case), or `all` folds one after another.
+
+    With `resume` finished folds are skipped and an unfinished one goes on where it stood. Raises UsageError for an
+    unknown fold, trainer or setting, StoreError for prepared data that is missing, damaged or of another plan.
+    """
+    training = prepare_training(
+        dataset,
+        plan,
+        configuration,
+        trainer=trainer,
+        settings=settings,
+        device=device,
+        workspace=workspace,
+        show_progress=show_progress,
+    )
+    chosen = choose_folds(training.splits, fold)
+    verify_store(training)
+    write_model_files(training)
+    results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
+    cross_validation_summary(training.model, training.splits)
+    return results
+
+
+def prepare_training(
+    dataset: Dataset,
+    plan: Plan,
+    configuration: str,
+    *,
+    trainer: str | type[Trainer] | None,
+    settings: Sequence[str] | Mapping[str, Any],
+    device: str,
+    workspace: Workspace | None,
+    show_progress: bool,
+) -> Training:
+    """Resolve trainer, settings, folds and folders of a training; reads no image."""
+    place = workspace or Workspace.resolve()
+    folder = place.prepared_dataset(dataset.name)
+    kind = find_class(trainer or plan.trainer, TRAINERS)
+    if not issubclass(kind, Trainer):
+        raise UsageError(f"{kind.__name__} is not a siccs_net trainer", expected="a subclass of siccs_net.Trainer")
+    chosen = configuration_of(plan, configuration)
+    config = resolve_config(kind.config_class, kind.defaults, plan, settings)
+    store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)
+    model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
+    splits = _splits(folder)
+    if dataset.labels.regions:
+        raise UnavailableError("region labels are not trained by this version", path=dataset.folder / "dataset.json")
+    return Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
+
+
+def _splits(folder: DatasetFolder) -> Splits:
+    if not folder.splits.is_file():
+        raise UsageError("the dataset is not planned", path=folder.root, hint="Run siccs_plan_and_preprocess first")
+    return read_splits(folder.splits)
+
+
+def choose_folds(splits: Splits, fold: int | str) -> list[str]:
+    """Return the folds that `fold` means. Raises UsageError for one that splits_final.json does not have."""
+    count = len(splits.folds)
+    if fold == "all":
+        return [str(number) for number in range(count)]
+    if fold == FULL:
+        logger.info("fold full: one model on every case (nnU-Net calls this fold 'all')")
+        return [FULL]
+    if not str(fold).isdigit() or int(fold) >= count:
+        raise UsageError(f"there is no fold {fold!r}", expected=f"0 to {count - 1}, all or full")
+    return [str(int(fold))]
+
+
+def verify_store(training: Training) -> None:
+    """Check every prepared case against its hashes and the plan's recipe."""
+    recipe = recipe_sha256(training.configuration, training.dataset.labels)
+    for case in training.dataset.cases:
+        training.store.verify(case, recipe)
+
+
+def write_model_files(training: Training) -> None:
+    """Write model.json, plan.json and dataset.json. Raises ModelError when another plan was trained here."""
+    model, plan = training.model, training.plan
+    if model.plan.is_file() and model.folds() and files.read_record(model.plan, Plan) != plan:
+        raise ModelError(
+            "holds folds that were trained with another version of this plan",
+            path=model.root,
+            hint="Give the new plan another --plan-name, or delete this folder",
+        )
+    record = ModelRecord(
+        dataset_name=training.dataset.name,
+        configuration=training.configuration_name,
+        trainer=training.trainer.__name__,
+        plan=plan.name,
+    )
+    files.write_record(model.plan, plan)
+    files.write_record(model.description, training.dataset.description)
+    files.write_record(model.model, record)
+
+
+def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) -> FoldResult:
+    """Fit one fold and validate it."""
+    run = training.model.fold(fold)
+    with files.exclusive(run.root, f"training fold {fold}"):
+        if overwrite and not resume:
+            _clear(run.root)
+        if resume and run.record.is_file() and run.weights.is_file():
+            logger.info("fold %s is trained already", fold)
+            record = files.read_record(run.record, FinalRecord)
+        else:
+            record = training.trainer(make_task(training, fold, resume=resume)).fit()
+        validation = None
+        if fold != FULL:
+            validation = validate_fold(training.model, fold, training.dataset, training.store, device=training.device)
+    return FoldResult(fold, record, validation)
+
+
+def _clear(folder: Any) -> None:
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTask:
+    """Return the task of one fold: its cases and the normalisation of its training cases."""
+    if fold == FULL:
+        cases = tuple(sorted(training.dataset.cases))
+        training_cases = validation_cases = cases
+    else:
+        members = training.splits.folds[int(fold)]
+        training_cases, validation_cases = members.train, members.val
+    return TrainTask(
+        plan=training.plan,
+        configuration_name=training.configuration_name,
+        configuration=training.configuration,
+        config=training.config,
+        fold=fold,
+        training_cases=training_cases,
+        validation_cases=validation_cases,
+        store=training.store,
+        labels=training.dataset.labels,
+        normalisation=normalisation_of(training, training_cases),
+        device=choose_device(training.device),
+        run=training.model.fold(fold),
+        resume=resume,
+        show_progress=training.show_progress,
+    )
+
+
+def normalisation_of(training: Training, cases: Sequence[str]) -> Normalisation:
+    """Merge the statistics of a fold's training cases; no validation case is looked at."""
+    records = [training.store.read_record(case) for case in cases]
+    schemes = training.configuration.normalisation
+    return fold_normalisation(schemes, records)

@@ -1,0 +1,115 @@
+"""Validate a fold: predict its validation cases whole, on their native grids, and measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from siccs_net.errors import DataError
+from siccs_net.evaluation.summary import measure_case, summarise, summary_csv
+from siccs_net.inference.predictor import Model, load_model
+from siccs_net.io import files
+from siccs_net.io.dataset import Case, Dataset
+from siccs_net.io.image import read_label, write_label
+from siccs_net.io.store import PreparedCase, PreparedStore
+from siccs_net.preprocessing.preprocess import restore_to_native
+from siccs_net.records.checkpoint import FinalRecord
+from siccs_net.records.dataset import Splits
+from siccs_net.records.metrics import CaseMetrics, Summary
+from siccs_net.workspace import ModelFolder, RunFolder
+
+
+def validate_fold(
+    model: ModelFolder,
+    fold: str,
+    dataset: Dataset,
+    store: PreparedStore,
+    *,
+    device: str,
+    surface: bool = True,
+    network: str | type | None = None,
+    show_progress: bool = False,
+) -> Summary:
+    """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.
+
+    Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is.
+    """
+    run = model.fold(fold)
+    record = files.read_record(run.record, FinalRecord)
+    if (done := _finished(run, record)) is not None:
+        return done
+    loaded = load_model(model.root, folds=[fold], device=device, network=network)
+    bar = tqdm(
+        record.validation_cases, desc=f"validating fold {fold}", leave=False, disable=None if show_progress else True
+    )
+    cases = [
+        _validate_case(dataset.cases[name], loaded, store, dataset, run.validation, surface=surface) for name in bar
+    ]
+    summary = summarise(cases, {name: int(fold) for name in record.validation_cases if fold.isdigit()})
+    write_summary(run.validation, summary)
+    files.write_bytes(_stamp(run), record.weights_sha256.encode())
+    return summary
+
+
+def _stamp(run: RunFolder) -> Path:
+    return run.validation / ".weights"
+
+
+def _finished(run: RunFolder, record: FinalRecord) -> Summary | None:
+    path = run.validation / "summary.json"
+    if not path.is_file() or not _stamp(run).is_file():
+        return None
+    same = files.read_bytes(_stamp(run)).decode() == record.weights_sha256
+    return files.read_record(path, Summary) if same else None
+
+
+def _validate_case(
+    case: Case, model: Model, store: PreparedStore, dataset: Dataset, folder: Path, *, surface: bool
+) -> CaseMetrics:
+    if case.label is None:
+        raise DataError("the case has no label", path=case.images[0])
+    reference = read_label(case.label)
+    prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name))
+    labels = restore_to_native(
+        model.logits(prepared), prepared.record.geometry, model.labels.class_values, reference.orientation
+    )
+    output = folder / f"{case.name}{dataset.description.file_ending}"
+    write_label(output, labels, reference.orientation, reference.header)
+    return measure_case(
+        labels,
+        reference.array[0],
+        reference.grid.spacing_mm,
+        dataset.labels.plain,
+        dataset.labels.groups,
+        case=case.name,
+        prediction_file=output.name,
+        reference_file=case.label.name,
+        surface=surface,
+        ignore_label=dataset.labels.ignore,
+    )
+
+
+def write_summary(folder: Path, summary: Summary, *, name: str = "summary") -> None:
+    """Write a summary as JSON and CSV."""
+    files.write_record(folder / f"{name}.json", summary)
+    files.write_bytes(folder / f"{name}.csv", summary_csv(summary).encode())
+
+
+def cross_validation_summary(model: ModelFolder, splits: Splits) -> Summary | None:
+    """Merge the finished folds' summaries into crossval_summary.json; None while no fold is finished."""
+    cases: list[CaseMetrics] = []
+    folds: dict[str, int] = {}
+    for number in range(len(splits.folds)):
+        path = model.fold(number).validation / "summary.json"
+        if path.is_file():
+            found: Sequence[CaseMetrics] = files.read_record(path, Summary).metric_per_case
+            cases += found
+            folds |= {item.case: number for item in found}
+    if not cases:
+        return None
+    summary = summarise(cases, folds)
+    write_summary(model.root, summary, name=model.summary.stem)
+    return summary

@@ -1,0 +1,166 @@
+"""The fingerprint: one read of each case's files gives its statistics and everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from siccs_net.preprocessing.crop import body_box, crop
+from siccs_net.preprocessing.statistics import measure
+
+from siccs_net.errors import DataError, SiccsError
+from siccs_net.geometry import Grid
+from siccs_net.io import files
+from siccs_net.io.dataset import Case, Dataset, Problem
+from siccs_net.io.image import Image, check_same_grid, read_image, read_label
+from siccs_net.parallel import run_all
+from siccs_net.records.case import Box
+from siccs_net.records.dataset import LabelScheme
+from siccs_net.records.fingerprint import CaseFingerprint, Fingerprint
+
+BODY_THRESHOLD_HU = -500.0
+BODY_MARGIN_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What one read of a case found: its fingerprint (None when unusable) and its problems."""
+
+    case: str
+    fingerprint: CaseFingerprint | None
+    problems: tuple[Problem, ...] = ()
+
+
+def is_ct(dataset: Dataset) -> bool:
+    """Say whether channel 0 is CT in HU (its name in dataset.json is 'CT' in any case)."""
+    return dataset.description.channel_names["0"].strip().lower() == "ct"
+
+
+def examine_dataset(
+    dataset: Dataset, known: Fingerprint | None = None, *, workers: int | None = None
+) -> Iterator[Examination]:
+    """Yield the examination of every case as it is done. A case of `known` whose files' hashes stand is not read again."""
+    reusable = {case.case: case for case in known.cases} if known is not None and _same_crop(dataset, known) else {}
+    jobs = [(case, reusable.get(name)) for name, case in dataset.cases.items()]
+    for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=workers):
+        yield examination
+
+
+def _same_crop(dataset: Dataset, known: Fingerprint) -> bool:
+    threshold = BODY_THRESHOLD_HU if is_ct(dataset) else None
+    return known.crop_threshold_hu == threshold and known.crop_margin_mm == BODY_MARGIN_MM
+
+
+def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Fingerprint:
+    """Return the fingerprint of a dataset from its cases' examinations, in the order of case names."""
+    cases = [item.fingerprint for item in examinations if item.fingerprint is not None]
+    return Fingerprint(
+        dataset_name=dataset.name,
+        crop_threshold_hu=BODY_THRESHOLD_HU if is_ct(dataset) else None,
+        crop_margin_mm=BODY_MARGIN_MM,
+        cases=tuple(sorted(cases, key=lambda case: case.case)),
+    )
+
+
+def _examine(dataset: Dataset, case: Case, known: CaseFingerprint | None) -> Examination:
+    if known is not None and _unchanged(case, known) and {int(v) for v in known.label_voxels} <= dataset.labels.values:
+        return Examination(case.name, known, _content_problems(case, known.label_voxels))
+    try:
+        return examine_case(case, dataset.labels, ct=is_ct(dataset))
+    except SiccsError as error:
+        return Examination(case.name, None, (_problem(case, error),))
+
+
+def _unchanged(case: Case, known: CaseFingerprint) -> bool:
+    paths = [*case.images, *([case.label] if case.label else [])]
+    return all(path.is_file() for path in paths) and tuple(map(files.file_sha256, paths)) == known.input_sha256
+
+
+def _problem(case: Case, error: SiccsError) -> Problem:
+    kind = {"GeometryError": "geometry", "MissingPathError": "missing file"}.get(
+        type(error).__name__, "unreadable file"
+    )
+    return Problem(kind, f"{case.name}: {error}", case.name, error.path)
+
+
+def examine_case(case: Case, labels: LabelScheme, *, ct: bool) -> Examination:
+    """Read one case's image and label once and measure them.
+
+    Returns its fingerprint with all findings about its label; raises ImageError or GeometryError when a file cannot
+    be used at all.
+    """
+    image = read_image(case.images)
+    if case.label is None:
+        raise DataError("the case has no label", path=case.images[0])
+    label = read_label(case.label)
+    check_same_grid(label.orientation, image.orientation, path=case.label, other="its image")
+    grid = image.grid
+    box = body_box(image.array[0], grid.spacing_mm) if ct else _whole(grid)
+    voxels = _count_labels(label.array)
+    problems = [
+        *_value_problems(case, label.array[0], labels),
+        *_outside(case, label.array[0], box),
+        *_not_hu(case, image, ct),
+    ]
+    fingerprint = _fingerprint(case, image, label, box, voxels)
+    return Examination(case.name, fingerprint, (*problems, *_content_problems(case, fingerprint.label_voxels)))
+
+
+def _whole(grid: Grid) -> Box:
+    z, y, x = grid.shape
+    return (0, z), (0, y), (0, x)
+
+
+def _count_labels(label: NDArray[Any]) -> dict[str, int]:
+    values, counts = np.unique(label, return_counts=True)
+    return {str(int(value)): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _fingerprint(case: Case, image: Image, label: Image, box: Box, voxels: dict[str, int]) -> CaseFingerprint:
+    inside, mask = crop(image.array, box), crop(label.array[0], box) > 0
+    foreground = tuple(measure(channel[mask]) for channel in inside) if mask.any() else ()
+    return CaseFingerprint(
+        case=case.name,
+        input_sha256=(*image.sha256, *label.sha256),
+        spacing_mm=image.grid.spacing_mm,
+        shape=image.grid.shape,
+        crop_box=box,
+        label_voxels=voxels,
+        statistics_all=tuple(measure(channel) for channel in inside),
+        statistics_foreground=foreground,
+    )
+
+
+def _value_problems(case: Case, label: NDArray[Any], labels: LabelScheme) -> Iterator[Problem]:
+    for value in sorted(set(np.unique(label).tolist()) - labels.values):
+        places = np.argwhere(label == value)
+        z, y, x = places[0].tolist()
+        message = (
+            f"{case.name}: the label map holds the value {value}, which dataset.json does not name "
+            f"({len(places)} voxels, the first at z {z}, y {y}, x {x}; named are {sorted(labels.values)})"
+        )
+        yield Problem("label value", message, case.name, case.label)
+
+
+def _outside(case: Case, label: NDArray[Any], box: Box) -> Iterator[Problem]:
+    labelled = int(np.count_nonzero(label))
+    outside = labelled - int(np.count_nonzero(crop(label, box)))
+    if outside:
+        message = f"{case.name}: {outside} labelled voxels lie outside the body (its box is {box} in z, y, x)"
+        yield Problem("label outside body", message, case.name, case.label)
+
+
+def _not_hu(case: Case, image: Image, ct: bool) -> Iterator[Problem]:
+    if ct and (low := float(image.array[0].min())) > -500:
+        message = f"{case.name}: the lowest value is {low:g}; a chest CT in HU holds air near -1000"
+        yield Problem("not in HU", message, case.name, case.images[0], "warning")
+
+
+def _content_problems(case: Case, voxels: dict[str, int]) -> tuple[Problem, ...]:
+    if set(voxels) - {"0"}:
+        return ()
+    message = f"{case.name}: the label map holds only background"
+    return (Problem("empty label", message, case.name, case.label, "warning"),)

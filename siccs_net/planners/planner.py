@@ -1,0 +1,259 @@
+"""From a fingerprint to a plan: rules give drafts, presets change them, overrides have the last word."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnext
+from siccs_net.planners.memory import inference_memory, training_memory
+
+from siccs_net.errors import UsageError
+from siccs_net.io.dataset import Dataset
+from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft
+from siccs_net.planners.nnunet_rules import plan_nnunet
+from siccs_net.planners.presets import PRESETS
+from siccs_net.records.base import explain
+from siccs_net.records.fingerprint import Fingerprint
+from siccs_net.records.plan import (
+    ChannelNormalisation,
+    Configuration,
+    CropBody,
+    InferenceSettings,
+    MemoryFigures,
+    Orient,
+    Plan,
+    Resample,
+    Resize,
+    Step,
+)
+
+NNUNET_PLANNERS = ("nnunet", "nnunet_resenc", "nnunet_resenc_m", "nnunet_resenc_l", "nnunet_resenc_xl")
+PLANNERS = ("convnext", *NNUNET_PLANNERS)
+NNUNET_ITERATIONS = 250
+_RULE_SETTINGS = ("spacing_mm", "target_vram_gb")
+_SCHEMES = {
+    "ct": "ct",
+    "nonorm": "none",
+    "rescale_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rescale_to_0_1",
+}
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a user asks of planning; empty `configurations` means all that the rules give."""
+
+    planner: str = "convnext"
+    preset: str | None = None
+    configurations: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    folds: int = 8
+    name: str | None = None
+
+
+def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
+    """Return the plan of a dataset. Pure: reads and writes nothing.
+
+    Raises UsageError for an unknown planner, preset, configuration or setting, and for settings that do not fit
+    together (such as a patch size that is no multiple of the network's stride).
+    """
+    if request.preset is None:
+        plan = _self_configured(dataset, fingerprint, request)
+    else:
+        plan = _from_preset(dataset, fingerprint, request)
+    return _with_memory(_overridden(plan, request.settings))
+
+
+def dataset_shape(dataset: Dataset, fingerprint: Fingerprint) -> DatasetShape:
+    """Return what the rules need of a fingerprint."""
+    return DatasetShape(
+        spacings_mm=tuple(case.spacing_mm for case in fingerprint.cases),
+        shapes=tuple(case.cropped_shape for case in fingerprint.cases),
+        cases=dataset.description.numTraining or len(fingerprint.cases),
+        labels=len(dataset.description.labels),
+        channels=dataset.description.channels,
+    )
+
+
+def _self_configured(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
+    shape = dataset_shape(dataset, fingerprint)
+    rules = {name: request.settings[name] for name in _RULE_SETTINGS if name in request.settings}
+    draft = _draft(shape, request.planner, rules)
+    wanted = {name: item for name, item in draft.configurations.items() if name in ("2d", "3d_fullres")}
+    chosen = _choose(wanted, request.configurations)
+    ours = request.planner == "convnext"
+    configurations = {
+        name: _configuration(item, draft, dataset, fingerprint, ours=ours) for name, item in chosen.items()
+    }
+    return Plan(
+        name=request.name or request.planner,
+        dataset_name=dataset.name,
+        planner=request.planner,
+        trainer="SiccsTrainer",
+        folds=request.folds,
+        configurations=configurations,
+        provenance=_provenance(request.planner, configurations),
+    )
+
+
+def _draft(shape: DatasetShape, planner: str, rules: Mapping[str, Any]) -> PlanDraft:
+    if planner not in PLANNERS:
+        near = difflib.get_close_matches(planner, PLANNERS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(PLANNERS)}"
+        raise UsageError(f"no planner called {planner!r}", hint=hint)
+    spacing = rules.get("spacing_mm")
+    target = tuple(float(number) for number in spacing) if spacing is not None else None
+    vram = float(rules["target_vram_gb"]) if "target_vram_gb" in rules else None
+    if target is not None and (len(target) != 3 or min(target) <= 0):
+        raise UsageError("spacing_mm must be three positive numbers (z, y, x)", found=spacing)
+    if planner == "convnext":
+        return plan_convnext(shape, target_vram_gb=vram, spacing_mm=target)
+    return plan_nnunet(shape, planner, target_vram_gb=vram, spacing_mm=target)
+
+
+def _choose(there: dict[str, ConfigurationDraft], wanted: tuple[str, ...]) -> dict[str, ConfigurationDraft]:
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise UsageError(
+            f"the rules give no configuration {', '.join(missing)} for this dataset", found=", ".join(there) or "none"
+        )
+    return {name: there[name] for name in wanted} if wanted else there
+
+
+def _configuration(
+    draft: ConfigurationDraft, plan: PlanDraft, dataset: Dataset, fingerprint: Fingerprint, *, ours: bool
+) -> Configuration:
+    steps: list[Step] = [Orient(transpose=plan.transpose_forward)]
+    if fingerprint.crop_threshold_hu is not None:
+        steps.append(CropBody(threshold_hu=fingerprint.crop_threshold_hu, margin_mm=fingerprint.crop_margin_mm))
+    steps.append(Resample(spacing_mm=draft.spacing_mm, order=3, antialias=ours))
+    normalisation = normalisation_schemes(dataset, region="all" if ours else "foreground")
+    network = draft.network.model_copy(update={"classes": len(dataset.labels.class_values)})
+    return Configuration(
+        dimension=network.dimension,
+        steps=tuple(steps),
+        spacing_mm=draft.spacing_mm,
+        median_shape=draft.median_shape,
+        storage="int16" if all(item.scheme == "ct" for item in normalisation) else "float32",
+        normalisation=normalisation,
+        patch_size=draft.patch_size,
+        batch_size=draft.batch_size,
+        iterations_per_epoch=_iterations(draft, dataset) if ours else NNUNET_ITERATIONS,
+        batch_dice=draft.batch_dice,
+        network=network,
+        inference=InferenceSettings(mirror_axes=("L-R",) if ours else ("S-I", "A-P", "L-R")),
+    )
+
+
+def _iterations(draft: ConfigurationDraft, dataset: Dataset) -> int:
+    return iterations_per_epoch(
+        len(dataset.cases), draft.median_shape, patch_size=draft.patch_size, batch_size=draft.batch_size
+    )
+
+
+def normalisation_schemes(dataset: Dataset, *, region: Any) -> tuple[ChannelNormalisation, ...]:
+    """Return each channel's scheme by its name in dataset.json: CT, noNorm, rescale_to_0_1; anything else z-score."""
+    names = [dataset.description.channel_names[str(number)] for number in range(dataset.description.channels)]
+    schemes = [_SCHEMES.get(name.strip().lower(), "zscore_image") for name in names]
+    return tuple(ChannelNormalisation.model_validate({"scheme": scheme, "region": region}) for scheme in schemes)
+
+
+def _provenance(planner: str, configurations: Mapping[str, Configuration]) -> dict[str, str]:
+    """Say for every planned value which rule gave it."""
+    rule = f"rule:{planner}"
+    names = ("spacing_mm", "patch_size", "batch_size", "iterations_per_epoch", "network", "normalisation")
+    found = {f"configurations.{config}.{name}": rule for config in configurations for name in names}
+    crop = {f"configurations.{config}.steps.crop_body": "assumed" for config in configurations}
+    inference = {f"configurations.{config}.inference": "assumed" for config in configurations}
+    return {**found, **crop, **inference, "training": "assumed"}
+
+
+def _from_preset(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
+    if request.preset not in PRESETS:
+        near = difflib.get_close_matches(str(request.preset), PRESETS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(PRESETS)}"
+        raise UsageError(f"no preset called {request.preset!r}", hint=hint)
+    preset: Callable[..., Plan] = PRESETS[request.preset]
+    plan = preset(dataset, fingerprint, dataset_shape(dataset, fingerprint), folds=request.folds, name=request.name)
+    missing = [name for name in request.configurations if name not in plan.configurations]
+    if missing:
+        raise UsageError(
+            f"preset {request.preset!r} has no configuration {', '.join(missing)}", found=", ".join(plan.configurations)
+        )
+    return plan
+
+
+def _overridden(plan: Plan, settings: Mapping[str, Any]) -> Plan:
+    """Apply `--set` to every configuration (or, under `training.`, to the training settings)."""
+    document = plan.model_dump(mode="json")
+    for name, value in settings.items():
+        if name in _RULE_SETTINGS and plan.preset is None:
+            document["provenance"][name] = "user"
+            continue
+        first, _, rest = name.partition(".")
+        if first == "training" and rest:
+            document["training"][rest] = value
+        elif first in ("trainer", "name") and not rest:
+            document[first] = value
+        else:
+            _set_in_configurations(document["configurations"], name, value)
+        document["provenance"][name] = "user"
+    try:
+        return Plan.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise UsageError("a plan setting does not fit", found=explain(error)) from error
+
+
+def _set_in_configurations(configurations: dict[str, Any], name: str, value: Any) -> None:
+    for configuration in configurations.values():
+        place, parts = configuration, name.split(".")
+        for part in parts[:-1]:
+            place = _inside(place, part, name)
+        _inside(place, parts[-1], name)
+        place[parts[-1]] = value
+        if name == "patch_size":
+            _fix_resize(configuration, value)
+
+
+def _inside(place: Any, part: str, name: str) -> Any:
+    if not isinstance(place, dict) or part not in place:
+        known = list(place) if isinstance(place, dict) else []
+        near = difflib.get_close_matches(part, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known) or 'no parts'}"
+        raise UsageError(f"a plan has no setting {name!r}", hint=hint)
+    return place[part]
+
+
+def _fix_resize(configuration: dict[str, Any], patch_size: Any) -> None:
+    """A whole-volume plan resizes every scan to its patch: the two are one setting."""
+    for step in configuration["steps"]:
+        if step["step"] == Resize.model_fields["step"].default:
+            step["shape"] = patch_size
+
+
+def _with_memory(plan: Plan) -> Plan:
+    return plan.model_copy(
+        update={"configurations": {name: _measured(item, plan) for name, item in plan.configurations.items()}}
+    )
+
+
+def _measured(configuration: Configuration, plan: Plan) -> Configuration:
+    """Fill in the expected memory: bfloat16 activations on a GPU, as autocast keeps them."""
+    training = training_memory(
+        configuration.network,
+        configuration.patch_size,
+        configuration.batch_size,
+        activation_bytes=2,
+        checkpointing=bool(plan.training.get("checkpointing", False)),
+    )
+    figures = MemoryFigures(
+        parameters=training.parameters,
+        training_bytes=training.total_bytes,
+        inference_bytes=inference_memory(configuration.network, configuration.patch_size).total_bytes,
+    )
+    return configuration.model_copy(update={"memory": figures})

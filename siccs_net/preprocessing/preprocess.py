@@ -1,0 +1,253 @@
+"""preprocess_case and its inverse, restore_to_native, side by side.
+
+A configuration lists its steps in order; each takes and returns a `_Prepared` in plan axes. Normalisation is not
+among them: it is applied when a patch is read, with the numbers of the fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from siccs_net.preprocessing.crop import body_box, crop, uncrop
+from siccs_net.preprocessing.export import argmax_to_shape
+from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
+from siccs_net.preprocessing.resample_labels import resample_labels
+from siccs_net.preprocessing.statistics import measure
+from siccs_net.records.statistics import ChannelStatistics
+
+from siccs_net.errors import DataError, UnavailableError
+from siccs_net.geometry import Orientation
+from siccs_net.io.image import Image
+from siccs_net.io.store import PreparedCase
+from siccs_net.records.case import Box, CaseGeometry, PreparedRecord, Triple
+from siccs_net.records.dataset import LabelScheme
+from siccs_net.records.plan import Clahe, Configuration, CropBody, Orient, Resample, Resize, Step
+
+IGNORED = 255
+"""Stored class of voxels with the ignore label."""
+CLAHE_LEVELS = 65535
+_RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A case between two steps: arrays in plan axes and where they come from."""
+
+    image: NDArray[Any]
+    label: NDArray[np.uint8] | None
+    spacing_mm: tuple[float, float, float]
+    transpose: Triple = (0, 1, 2)
+    oriented_shape: Triple = (0, 0, 0)
+    crop_box: Box = ((0, 0), (0, 0), (0, 0))
+
+
+def preprocess_case(
+    image: Image, label: Image | None, configuration: Configuration, labels: LabelScheme, *, case: str
+) -> PreparedCase:
+    """Run a configuration's steps on one scan [c, z, y, x] and, in training, its label map.
+
+    Returns the image in the configuration's storage type and the label as classes (0 is the background, 255 the
+    ignore label), both in plan axes, with the sidecar record (hashes of the arrays are filled in by the store).
+    Raises DataError for a scan with another number of channels than the plan has.
+    """
+    _check_channels(image, configuration, case)
+    state = _Prepared(image.array, None if label is None else to_classes(label.array[0], labels), image.grid.spacing_mm)
+    for step in configuration.steps:
+        state = _apply(step, state)
+    stored = to_storage(state.image, configuration.storage)
+    return PreparedCase(stored, state.label, _record(case, image, label, state, stored, configuration, labels))
+
+
+def restore_to_native(
+    slabs: Iterator[tuple[int, NDArray[np.float32]]],
+    geometry: CaseGeometry,
+    class_values: Sequence[int],
+    orientation: Orientation,
+) -> NDArray[Any]:
+    """Undo `preprocess_case` for logits: return the label map [z, y, x] on the scan's canonical grid.
+
+    `slabs` yields (start, logits [classes, d, *in-plane]) along plan axis 0, in order and without gaps. They are
+    interpolated linearly to the cropped grid and reduced to the largest class plane by plane, so the logits are
+    never held at native size. Voxels outside the crop are background.
+    """
+    cropped_shape = tuple(end - start for start, end in geometry.crop_box)
+    classes = argmax_to_shape(slabs, geometry.prepared_shape, len(class_values), cropped_shape)
+    values = _label_values(classes, class_values)
+    whole = uncrop(values, geometry.crop_box, geometry.oriented_shape, 0)
+    canonical = whole.transpose(np.argsort(geometry.transpose))
+    if canonical.shape != orientation.grid.shape:
+        raise DataError(
+            "the prepared case is not of this scan", found=str(canonical.shape), expected=str(orientation.grid.shape)
+        )
+    return canonical
+
+
+def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
+    """Return the hash of everything that decides a prepared case besides its files."""
+    recipe = {
+        "version": _RECIPE_VERSION,
+        "steps": [step.model_dump(mode="json") for step in configuration.steps],
+        "storage": configuration.storage,
+        "dimension": configuration.dimension,
+        "classes": labels.class_values,
+        "ignore": labels.ignore,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def to_classes(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.uint8]:
+    """Return label values [z, y, x] as class indices; raises DataError for a value that dataset.json lacks."""
+    lookup = np.full(int(max(labels.values)) + 1, -1, dtype=np.int16)
+    for index, value in enumerate(labels.class_values):
+        lookup[value] = index
+    if labels.ignore is not None:
+        lookup[labels.ignore] = IGNORED
+    low, high = int(label.min()), int(label.max())
+    classes = lookup[label] if low >= 0 and high < len(lookup) else np.array([-1])
+    if classes.min() < 0:
+        found = sorted(set(np.unique(label).tolist()) - labels.values)
+        raise DataError(
+            "the label map holds values that dataset.json does not name", found=found, expected=sorted(labels.values)
+        )
+    return classes.astype(np.uint8)
+
+
+def to_storage(image: NDArray[Any], storage: str) -> NDArray[Any]:
+    """Round and clip an image to the plan's storage type; floating point is kept as float32."""
+    if storage == "float32":
+        return image.astype(np.float32, copy=False)
+    limits = np.iinfo(storage)
+    if image.dtype.kind == "f":
+        image = np.rint(image)
+    return np.clip(image, limits.min, limits.max).astype(storage)
+
+
+def _check_channels(image: Image, configuration: Configuration, case: str) -> None:
+    found, expected = image.array.shape[0], configuration.network.in_channels
+    if found != expected:
+        raise DataError(f"case {case!r} has another number of channels than the plan", found=found, expected=expected)
+
+
+def _apply(step: Step, state: _Prepared) -> _Prepared:
+    match step:
+        case Orient():
+            return _orient(step, state)
+        case CropBody():
+            return _crop_body(step, state)
+        case Resample():
+            return _resample(step, state)
+        case Resize():
+            return _resize(step, state)
+        case Clahe():
+            return _clahe(step, state)
+    raise UnavailableError(f"the preprocessing step {step!r} is not known to this version")
+
+
+def _orient(step: Orient, state: _Prepared) -> _Prepared:
+    axes = step.transpose
+    image = state.image.transpose(0, *(axis + 1 for axis in axes))
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    spacing = (state.spacing_mm[axes[0]], state.spacing_mm[axes[1]], state.spacing_mm[axes[2]])
+    label = None if state.label is None else state.label.transpose(axes)
+    whole = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+    return _Prepared(image, label, spacing, axes, shape, whole)
+
+
+def _crop_body(step: CropBody, state: _Prepared) -> _Prepared:
+    box = body_box(state.image[0], state.spacing_mm, threshold_hu=step.threshold_hu, margin_mm=step.margin_mm)
+    label = None if state.label is None else crop(state.label, box)
+    return replace(state, image=crop(state.image, box), label=label, crop_box=box)
+
+
+def _resample(step: Resample, state: _Prepared) -> _Prepared:
+    target = _spacing(step.spacing_mm, state.spacing_mm)
+    shape = resampled_shape(state.image.shape[1:], state.spacing_mm, target)
+    separate = None
+    if step.separate_above is not None:
+        separate = decide_separate_axis(state.spacing_mm, target, threshold=step.separate_above)
+    image = resample_image(state.image, shape, order=step.order, separate_axis=separate, antialias=step.antialias)
+    label = None if state.label is None else resample_labels(state.label, shape, separate_axis=separate)
+    return replace(state, image=image, label=label, spacing_mm=target)
+
+
+def _spacing(wanted: Sequence[float | None], own: Sequence[float]) -> tuple[float, float, float]:
+    z, y, x = (have if want is None else want for want, have in zip(wanted, own, strict=True))
+    return z, y, x
+
+
+def _resize(step: Resize, state: _Prepared) -> _Prepared:
+    image = resample_image(state.image, step.shape, order="area" if step.mode == "area" else 1)
+    label = None if state.label is None else resample_labels(state.label, step.shape)
+    old = zip(state.spacing_mm, state.image.shape[1:], step.shape, strict=True)
+    z, y, x = (spacing * before / after for spacing, before, after in old)
+    return replace(state, image=image, label=label, spacing_mm=(z, y, x))
+
+
+def _clahe(step: Clahe, state: _Prepared) -> _Prepared:
+    from skimage.exposure import equalize_adapthist
+
+    lower, upper = step.window_hu
+    windowed = np.clip((state.image.astype(np.float32) - lower) / (upper - lower), 0, 1)
+    kernel = [max(size // step.kernel_divisor, 1) for size in windowed.shape[1:]]
+    equalised = [
+        equalize_adapthist(channel, kernel_size=kernel, clip_limit=step.clip_limit, nbins=step.bins)
+        for channel in windowed
+    ]
+    return replace(state, image=(np.stack(equalised) * CLAHE_LEVELS).astype(np.float32))
+
+
+def _record(
+    case: str,
+    image: Image,
+    label: Image | None,
+    state: _Prepared,
+    stored: NDArray[Any],
+    configuration: Configuration,
+    labels: LabelScheme,
+) -> PreparedRecord:
+    shape = (stored.shape[1], stored.shape[2], stored.shape[3])
+    geometry = CaseGeometry(
+        canonical_spacing_mm=image.grid.spacing_mm,
+        oriented_shape=state.oriented_shape,
+        crop_box=state.crop_box,
+        prepared_shape=shape,
+        transpose=state.transpose,
+    )
+    return PreparedRecord(
+        case=case,
+        recipe_sha256=recipe_sha256(configuration, labels),
+        input_sha256=(*image.sha256, *(label.sha256 if label is not None else ())),
+        image_sha256="",
+        label_sha256=None,
+        geometry=geometry,
+        statistics_all=tuple(measure(channel) for channel in stored),
+        statistics_foreground=foreground_statistics(stored, state.label),
+        label_voxels=_label_voxels(state.label),
+    )
+
+
+def foreground_statistics(image: NDArray[Any], label: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:
+    """Return each channel's statistics over the labelled voxels; empty without a label or a labelled voxel."""
+    if label is None or not (mask := label > 0).any():
+        return ()
+    return tuple(measure(channel[mask]) for channel in image)
+
+
+def _label_voxels(label: NDArray[np.uint8] | None) -> dict[str, int]:
+    if label is None:
+        return {}
+    counts = np.bincount(label.ravel(), minlength=1)
+    return {str(value): int(count) for value, count in enumerate(counts) if count}
+
+
+def _label_values(classes: NDArray[Any], class_values: Sequence[int]) -> NDArray[Any]:
+    kind = np.uint8 if max(class_values) < 256 else np.uint16
+    if tuple(class_values) == tuple(range(len(class_values))):
+        return classes.astype(kind, copy=False)
+    return np.asarray(class_values, dtype=kind)[classes]

@@ -1,0 +1,1 @@
+"""What is written to disk: one frozen, validated schema per file."""

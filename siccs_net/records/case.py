@@ -1,0 +1,42 @@
+"""Sidecar of a prepared case: how it was made, what it holds, and the hashes that prove it whole."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from siccs_net.records.statistics import ChannelStatistics
+
+from siccs_net.records.base import Record
+
+Triple = tuple[int, int, int]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+class CaseGeometry(Record):
+    """How a prepared case lies in its scan; enough to go back. Shapes and boxes are in plan axes."""
+
+    canonical_spacing_mm: tuple[float, float, float]
+    oriented_shape: Triple
+    crop_box: Box
+    prepared_shape: Triple
+    transpose: Triple
+
+
+class PreparedRecord(Record):
+    """CASE.json beside CASE.b2nd and CASE_seg.b2nd.
+
+    `recipe_sha256` is the hash of the configuration's preprocessing; `input_sha256` those of the source files.
+    `statistics_all` and `statistics_foreground` have one entry a channel, over the prepared voxels.
+    """
+
+    SCHEMA: ClassVar[str] = "siccs_net.prepared_case"
+
+    case: str
+    recipe_sha256: str
+    input_sha256: tuple[str, ...]
+    image_sha256: str
+    label_sha256: str | None
+    geometry: CaseGeometry
+    statistics_all: tuple[ChannelStatistics, ...]
+    statistics_foreground: tuple[ChannelStatistics, ...]
+    label_voxels: dict[str, int]

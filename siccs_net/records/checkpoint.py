@@ -1,0 +1,71 @@
+"""What stands beside weights: a training state, a fold's final record, and a model folder's record."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from siccs_net.records.statistics import Normalisation
+
+from siccs_net.records.base import Record
+from siccs_net.records.plan import Configuration
+
+
+class Numerics(Record):
+    """Kernels and precision of a run: chosen once by the machine's capability, kept on resume."""
+
+    device: Literal["cpu", "cuda", "mps"]
+    precision: Literal["float32", "bfloat16", "float16"]
+    threads: int = Field(ge=1)
+    deterministic: bool
+
+
+class StateRecord(Record):
+    """state-N.json beside state-N.safetensors: where a training stands.
+
+    `epoch` epochs are finished and `iteration` iterations of the next one are done. `optimizer_groups` and
+    `optimizer_scalars` are the parts of the optimizer's state that are not tensors. `running` holds the sums of
+    the unfinished epoch, `best` nothing that decides the model: the last epoch's weights are the model.
+    """
+
+    SCHEMA: ClassVar[str] = "siccs_net.training_state"
+
+    weights_sha256: str
+    config_sha256: str
+    epoch: int = Field(ge=0)
+    iteration: int = Field(ge=0)
+    optimizer_groups: tuple[dict[str, Any], ...]
+    optimizer_scalars: dict[str, Any]
+    scaler: dict[str, Any]
+    running: dict[str, float]
+    log_bytes: int = Field(ge=0)
+    numerics: Numerics
+
+
+class FinalRecord(Record):
+    """final.json beside final.safetensors: what prediction needs of one fold besides the plan."""
+
+    SCHEMA: ClassVar[str] = "siccs_net.fold_model"
+
+    fold: str
+    trainer: str
+    weights_sha256: str
+    epochs: int
+    training_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    normalisation: Normalisation
+    configuration: Configuration
+    network_class: str | None = None
+    config: dict[str, Any]
+    numerics: Numerics
+
+
+class ModelRecord(Record):
+    """model.json of a model folder: which configuration of its plan.json the folds were trained on."""
+
+    SCHEMA: ClassVar[str] = "siccs_net.model"
+
+    dataset_name: str
+    configuration: str
+    trainer: str
+    plan: str

@@ -1,0 +1,153 @@
+"""plan.json: everything needed to preprocess, build the network and predict, for every fold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from siccs_net.records.base import Record
+from siccs_net.records.network import NetworkSpec
+
+
+class Orient(Record):
+    """Canonical LPS orientation [z, y, x], then this order of axes."""
+
+    step: Literal["orient"] = "orient"
+    transpose: tuple[int, int, int] = (0, 1, 2)
+
+
+class CropBody(Record):
+    """Crop to the box of the largest component above a threshold, with a margin."""
+
+    step: Literal["crop_body"] = "crop_body"
+    threshold_hu: float = -500.0
+    margin_mm: float = Field(default=10.0, ge=0.0)
+
+
+class Resample(Record):
+    """Resample to a spacing (plan axes, mm; null keeps an axis as it is); `order` is the image's interpolation.
+
+    Thick slices (spacing ratio above `separate_above`) are interpolated within slices and taken from the nearest
+    slice across them; null interpolates along every axis. `antialias` smooths before downsampling.
+    """
+
+    step: Literal["resample"] = "resample"
+    spacing_mm: tuple[float | None, float, float]
+    order: Literal[0, 1, 3] = 3
+    separate_above: float | None = 3.0
+    antialias: bool = False
+
+
+class Resize(Record):
+    """Resize to a fixed shape (plan axes); `mode` is area (adaptive mean) or linear; labels as in Resample."""
+
+    step: Literal["resize"] = "resize"
+    shape: tuple[int, int, int]
+    mode: Literal["area", "linear"] = "area"
+
+
+class Clahe(Record):
+    """Window to [0, 1], then scikit-image's 3-D CLAHE; stored as levels of 1/65535."""
+
+    step: Literal["clahe"] = "clahe"
+    window_hu: tuple[float, float]
+    clip_limit: float = 0.01
+    bins: int = 256
+    kernel_divisor: int = 8
+
+
+Step = Annotated[Orient | CropBody | Resample | Resize | Clahe, Field(discriminator="step")]
+
+
+class ChannelNormalisation(Record):
+    """How one channel is normalised when a patch is read; the numbers are the fold's (`Normalisation`).
+
+    `region` says over which voxels of the prepared training cases the statistics run: all, or labelled ones.
+    """
+
+    scheme: Literal["ct", "zscore", "zscore_image", "rescale_to_0_1", "none"]
+    region: Literal["all", "foreground"] = "all"
+    lower_percentile: float = Field(default=0.5, ge=0.0, le=100.0)
+    upper_percentile: float = Field(default=99.5, ge=0.0, le=100.0)
+
+
+class InferenceSettings(Record):
+    """Sliding window: overlap of tiles as a fraction of the patch, Gaussian weights, mirrored axes."""
+
+    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
+    gaussian_sigma: float = Field(default=0.125, gt=0.0)
+    mirror_axes: tuple[Literal["S-I", "A-P", "L-R"], ...] = ()
+
+
+class MemoryFigures(Record):
+    """Expected memory of training and prediction in bytes, from the closed form of `planners.memory`."""
+
+    parameters: int
+    training_bytes: int
+    inference_bytes: int
+
+
+class Configuration(Record):
+    """One way to train on the dataset: its preprocessing, patch, batch, network and inference."""
+
+    dimension: Literal[2, 3]
+    steps: tuple[Step, ...]
+    spacing_mm: tuple[float | None, float, float]
+    median_shape: tuple[float, float, float]
+    storage: Literal["int16", "uint16", "float32"]
+    normalisation: tuple[ChannelNormalisation, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int = Field(ge=1)
+    iterations_per_epoch: int = Field(ge=1)
+    batch_dice: bool = False
+    network: NetworkSpec
+    inference: InferenceSettings = Field(default_factory=InferenceSettings)
+    memory: MemoryFigures | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Configuration:
+        wrong = []
+        if not self.steps or self.steps[0].step != "orient":
+            wrong.append("steps must begin with orient")
+        if len(self.patch_size) != self.dimension or self.network.dimension != self.dimension:
+            wrong.append(f"patch_size and network must have {self.dimension} dimensions")
+        elif any(size % stride for size, stride in zip(self.patch_size, self.network.total_stride, strict=True)):
+            wrong.append(
+                f"patch_size {list(self.patch_size)} must be a multiple of the network's total stride "
+                f"{list(self.network.total_stride)}"
+            )
+        if len(self.normalisation) != self.network.in_channels:
+            wrong.append("normalisation needs one entry a channel")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @property
+    def orient(self) -> Orient:
+        """The first step."""
+        first = self.steps[0]
+        if not isinstance(first, Orient):
+            raise TypeError("validated on construction")
+        return first
+
+
+class Plan(Record):
+    """The plan of a dataset: several configurations, the default trainer and its settings, and provenance.
+
+    `training` holds trainer settings by name (they override the trainer's defaults and are overridden by `--set`).
+    `provenance` maps a dotted path to where its value came from: `paper`, `library_default`, `assumed`,
+    `measured`, `rule:NAME` or `user`.
+    """
+
+    SCHEMA: ClassVar[str] = "siccs_net.plan"
+
+    name: str
+    dataset_name: str
+    planner: str
+    preset: str | None = None
+    trainer: str
+    folds: int = Field(ge=1)
+    training: dict[str, Any] = Field(default_factory=dict)
+    configurations: dict[str, Configuration]
+    provenance: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Synthetic patients with known truth, and the contract that a plug-in must meet."""

@@ -1,0 +1,394 @@
+"""The trainer: a loop of under 60 lines that calls small methods, each of which can be overridden.
+
+A plug-in subclasses `Trainer` (or one of the trainers that come with siccs_net) and overrides any of the methods in
+`HOOKS`. Numbers are configuration (`defaults`, the plan, `--set`), never a reason for a subclass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
+from siccs_net.networks.build import build_network, output_strides
+from torch import Tensor, nn
+
+from siccs_net.augment.intensity import intensity_transforms
+from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
+from siccs_net.data.sampling import ForegroundIndex, PatchSampler, Place, fixed_places
+from siccs_net.data.streams import torch_seed
+from siccs_net.errors import Interrupted, TrainerContractError, TrainingError
+from siccs_net.geometry import ANATOMICAL_AXES
+from siccs_net.io import files
+from siccs_net.io.checkpoint import write_tensors
+from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
+from siccs_net.preprocessing.preprocess import IGNORED, recipe_sha256
+from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
+from siccs_net.records.plan import Configuration
+from siccs_net.trainers import state
+from siccs_net.trainers.config import TrainerConfig, complete
+from siccs_net.trainers.interrupts import Interrupts
+from siccs_net.trainers.log import EpochLog, ProgressPicture, progress_bar
+from siccs_net.trainers.optimisation import adamw, schedule
+from siccs_net.trainers.patch_space import patch_axes, patch_spacing
+from siccs_net.trainers.task import TrainTask
+
+HOOKS = (
+    "adapt_plan",
+    "build_network",
+    "build_loss",
+    "build_augmentation",
+    "build_sampler",
+    "build_optimizer",
+    "build_scheduler",
+    "training_step",
+    "validation_step",
+    "score",
+    "on_epoch_end",
+)
+_HOOK_LIKE = ("build_", "on_", "adapt_")
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Base of all trainers. The constructor only stores; `fit` builds, trains and writes the fold's model.
+
+    While `fit` runs, `configuration`, `network`, `loss`, `optimizer` and `numerics` are set for the methods to use.
+    """
+
+    config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    configuration: Configuration
+    network: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    numerics: Numerics
+
+    def __init__(self, task: TrainTask) -> None:
+        self.task = task
+        self.config = task.config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls):
+            hook_like = name.startswith(_HOOK_LIKE) or name.endswith("_step")
+            if hook_like and not name.startswith("_") and name not in HOOKS:
+                near = difflib.get_close_matches(name, HOOKS, n=1)
+                hint = f"Did you mean {near[0]}?" if near else f"The hooks are {', '.join(HOOKS)}"
+                raise TrainerContractError(
+                    f"{cls.__name__}.{name} is no hook of Trainer and would never be called",
+                    hint=f"{hint} Private methods start with _",
+                )
+
+    # ------------------------------------------------------------------ hooks
+
+    def adapt_plan(self, configuration: Configuration) -> Configuration:
+        """Return the configuration to train with; what is returned is stored with the model."""
+        return configuration
+
+    def build_network(self) -> nn.Module:
+        """Return the network [b, channels, *patch] -> logits [b, classes, *patch] (or a list, finest first)."""
+        network = build_network(self.configuration.network)
+        if self.config.checkpointing:
+            network.checkpointing = True  # type: ignore[assignment]
+        return network
+
+    def build_loss(self) -> nn.Module:
+        """Return the loss of (logits [b, classes, *patch], int64 labels [b, *patch]) for one output."""
+        settings = self.config.loss
+        if settings.name == "focal_dice":
+            return FocalDiceLoss(
+                variant=settings.variant,
+                focal_weight=settings.focal_weight,
+                dice_weight=settings.dice_weight,
+                gamma=settings.gamma,
+            )
+        ignore = None if self.task.labels.ignore is None else IGNORED
+        return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore)
+
+    def build_augmentation(self) -> Sequence[Any]:
+        """Return the intensity transforms: ours, or any of batchgenerators' (they are seeded per sample)."""
+        return intensity_transforms(self.config.augmentation)
+
+    def build_sampler(self, index: ForegroundIndex) -> PatchSampler:
+        """Return what decides which case and place each training sample shows."""
+        return PatchSampler(
+            index,
+            self.task.training_cases,
+            self.configuration.patch_size,
+            self.config.foreground_fraction,
+            self.config.seed,
+            self.task.fold,
+        )
+
+    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of the network's parameters."""
+        return adamw(network, self.config, self.numerics)
+
+    def build_scheduler(self) -> Callable[[float], float]:
+        """Return the factor on the learning rate as a function of the epoch (a fraction within it)."""
+        return schedule(self.config)
+
+    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the loss of one batch under `loss`, and any other scalar to log."""
+        return self._measure_loss(self.network(images), labels)
+
+    def validation_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return `loss` and `confusion` [classes, classes] (reference, prediction; voxels) of one patch."""
+        logits = self.network(images)
+        predicted = (logits[0] if isinstance(logits, list) else logits).argmax(1)
+        return {**self._measure_loss(logits, labels), "confusion": self._confusion(predicted, labels)}
+
+    def score(self, confusion: Tensor) -> dict[str, float | None]:
+        """Return the Dice of each label and group over all validation patches (None where undefined)."""
+        values = list(self.task.labels.class_values)
+        return {
+            name: _dice(confusion, [values.index(value) for value in members])
+            for name, members in self.task.labels.reported.items()
+        }
+
+    def on_epoch_end(self, epoch: int, entry: Mapping[str, Any]) -> None:
+        """Called after each epoch with its log entry; for trackers."""
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self) -> FinalRecord:
+        """Train the fold and write its model; return the model's record.
+
+        Raises TrainingError (loss not finite, run already there, dead worker) or Interrupted after a signal, with
+        the state saved.
+        """
+        found = state.begin(self.task.run, resume=self.task.resume)
+        self.numerics = found[0].numerics if found else self._choose_numerics()
+        with Interrupts() as interrupts, applied(self.numerics):
+            self._build()
+            progress = self._restore(found)
+            log = EpochLog(self.task.run.log, progress.log_bytes)
+            with contextlib.closing(self._batches(progress)) as batches:
+                while progress.epoch < self.config.epochs and not self.task.run.stop.is_file():
+                    started = time.monotonic()
+                    self._train_epoch(progress, batches, interrupts)
+                    entry = self._epoch_entry(progress, time.monotonic() - started)
+                    progress = state.Progress(progress.epoch + 1, log_bytes=log.append(entry))
+                    self._save(progress)
+                    self._picture.draw(log.lines)
+                    self.on_epoch_end(progress.epoch - 1, entry)
+                    self._stop_if(interrupts)
+            self._picture.draw(log.lines, last=True)
+            return self._write_model(progress)
+
+    def _train_epoch(
+        self, progress: state.Progress, batches: Iterator[tuple[tuple[int, int], Batch]], interrupts: Interrupts
+    ) -> None:
+        self.network.train()
+        title = f"fold {self.task.fold} epoch {progress.epoch + 1}/{self.config.epochs}"
+        with progress_bar(title, self._iterations, progress.iteration, shown=self.task.show_progress) as bar:
+            for (epoch, iteration), batch in itertools.islice(batches, self._iterations - progress.iteration):
+                values = self._step(epoch, iteration, batch)
+                progress.add(values)
+                bar.update()
+                if iteration % 10 == 9:
+                    bar.set_postfix(loss=f"{progress.mean('loss'):.4f}", refresh=False)
+                if interrupts.number is not None and progress.iteration < self._iterations:
+                    self._save(progress)
+                    self._stop_if(interrupts)
+
+    # ------------------------------------------------------------------ its parts
+
+    def _choose_numerics(self) -> Numerics:
+        return choose_numerics(self.task.device, self.config.precision, deterministic=self.config.deterministic)
+
+    def _build(self) -> None:
+        """Build everything, in the order of `HOOKS`; the weights are drawn from the fold's seed."""
+        self.configuration = self.adapt_plan(self.task.configuration)
+        self.config = complete(self.config, self.configuration)
+        torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "weights"))
+        self.network = self.build_network().to(self.task.device)
+        self.loss = self._for_every_output(self.build_loss()).to(self.task.device)
+        self._transforms = self.build_augmentation()
+        known = {*self.task.training_cases, *self.task.validation_cases}
+        classes = len(self.task.labels.class_values)
+        index = ForegroundIndex(self.task.store, sorted(known), classes, seed=self.config.seed)
+        self._sampler = self.build_sampler(index)
+        self._validation = self._validation_places(index)
+        self.optimizer = self.build_optimizer(self.network)
+        self._factor = self.build_scheduler()
+        self._scaler = torch.amp.GradScaler(self.task.device.type, enabled=self.numerics.precision == "float16")
+        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._picture = ProgressPicture(self.task.run.progress)
+        self._config_sha256 = state.config_sha256(
+            self.config, recipe_sha256(self.configuration, self.task.labels), type(self).__name__
+        )
+
+    def _for_every_output(self, loss: nn.Module) -> nn.Module:
+        """Wrap a loss for the outputs of deep supervision, halving the weight at every coarser output."""
+        spec = self.configuration.network
+        outputs = len(output_strides(spec)) if spec.deep_supervision else 1
+        drop_last = spec.architecture != "convnext_unet" and outputs > 1
+        return DeepSupervisionLoss(loss, deep_supervision_weights(outputs, drop_last=drop_last))
+
+    def _validation_places(self, index: ForegroundIndex) -> list[Place]:
+        return fixed_places(
+            index,
+            self.task.validation_cases,
+            count=self.config.validation_patches,
+            seed=self.config.seed,
+            fold=self.task.fold,
+        )
+
+    def _restore(self, found: tuple[StateRecord, dict[str, Tensor]] | None) -> state.Progress:
+        if found is None:
+            return state.Progress()
+        record, tensors = found
+        state.check_same_training(record, self._config_sha256, self.task.run)
+        progress = state.restore(record, tensors, self.network, self.optimizer, self._scaler)
+        logger.info("resuming at epoch %d, iteration %d", progress.epoch, progress.iteration)
+        return progress
+
+    @property
+    def _iterations(self) -> int:
+        return self.config.iterations_per_epoch or self.configuration.iterations_per_epoch
+
+    def _reader(self) -> PatchReader:
+        return PatchReader(self.task.store, self.task.normalisation, self.configuration.patch_size)
+
+    def _batches(self, progress: state.Progress) -> Generator[tuple[tuple[int, int], Batch], None, None]:
+        first = progress.epoch * self._iterations + progress.iteration
+        steps = [divmod(number, self._iterations) for number in range(first, self.config.epochs * self._iterations)]
+        mirror = [ANATOMICAL_AXES[name] for name in self.config.mirror_axes or ()]
+        batches = TrainingBatches(
+            reader=self._reader(),
+            sampler=self._sampler,
+            settings=self.config.augmentation,
+            transforms=self._transforms,
+            mirror_axes=patch_axes(mirror, self.configuration),
+            spacing_mm=patch_spacing(self.configuration),
+            batch_size=self.config.batch_size or self.configuration.batch_size,
+            iterations=self._iterations,
+        )
+        workers = default_workers(self.task.device) if self.config.workers is None else self.config.workers
+        return load_batches(batches, steps, workers=workers, pin_memory=self.task.device.type == "cuda")
+
+    def _step(self, epoch: int, iteration: int, batch: Batch) -> dict[str, Tensor]:
+        """One update: forward, loss, backward, clipped gradient, optimizer; returns the scalars to log."""
+        torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "step", epoch, iteration))
+        self._set_learning_rate(epoch + iteration / self._iterations)
+        images, labels = self._to_device(batch)
+        with autocast(self.numerics):
+            values = self.training_step(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(values["loss"]).backward()
+        self._scaler.unscale_(self.optimizer)
+        if self.config.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return {name: value.detach() for name, value in values.items()}
+
+    def _set_learning_rate(self, epoch: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * self._factor(epoch)
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images = batch.images.to(self.task.device, non_blocking=True)
+        return images, batch.labels.to(self.task.device, non_blocking=True).long()
+
+    def _measure_loss(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
+        listed = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        return self.loss.measure(listed, labels)  # type: ignore[operator, no-any-return]
+
+    def _epoch_entry(self, progress: state.Progress, seconds: float) -> dict[str, Any]:
+        """Return the epoch's line of the log. Raises TrainingError when its loss is not finite."""
+        entry: dict[str, Any] = {"epoch": progress.epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        entry |= {name: progress.mean(name) for name in progress.running}
+        if not math.isfinite(entry["loss"]):
+            raise TrainingError(
+                f"the loss of epoch {progress.epoch} is not finite",
+                path=self.task.run.root,
+                hint="The state before it is kept. Try a lower --set learning_rate or --set precision=float32",
+            )
+        last = progress.epoch + 1 == self.config.epochs
+        if last or (progress.epoch + 1) % self.config.validate_every == 0:
+            entry |= self._validate()
+        return {**entry, "seconds": round(seconds, 3)}
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, Any]:
+        """Loss and Dice per class on the fixed patches."""
+        self.network.eval()
+        classes = len(self.task.labels.class_values)
+        confusion = torch.zeros((classes, classes), dtype=torch.int64)
+        losses = []
+        for place in self._validation:
+            image, label = self._reader().read(place, self.configuration.patch_size, clamp=True)
+            batch = Batch(torch.from_numpy(image)[None], torch.from_numpy(label)[None], (place.case,))
+            with autocast(self.numerics):
+                values = self.validation_step(*self._to_device(batch))
+            confusion += values["confusion"].cpu()
+            losses.append(float(values["loss"]))
+        return {"validation_loss": math.fsum(losses) / len(losses), "dice": self.score(confusion)}
+
+    def _confusion(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        classes = len(self.task.labels.class_values)
+        known = labels != IGNORED
+        joint = labels[known] * classes + predicted[known]
+        return torch.bincount(joint, minlength=classes * classes).reshape(classes, classes)
+
+    def _save(self, progress: state.Progress) -> None:
+        number = progress.epoch * self._iterations + progress.iteration
+        state.save_state(
+            self.task.run,
+            self.network,
+            self.optimizer,
+            self._scaler,
+            progress,
+            self.numerics,
+            self._config_sha256,
+            number=number,
+        )
+
+    def _stop_if(self, interrupts: Interrupts) -> None:
+        if interrupts.number is not None:
+            raise Interrupted(
+                f"stopped by signal {interrupts.number}; the state is saved in {self.task.run.root}, "
+                "go on with --resume",
+                signal_number=interrupts.number,
+            )
+
+    def _write_model(self, progress: state.Progress) -> FinalRecord:
+        """Write the last weights as final.safetensors, then final.json, which makes the fold count."""
+        network_class = type(self.network)
+        ours = network_class.__module__.startswith("siccs_net.")
+        digest = write_tensors(self.task.run.weights, self.network.state_dict())
+        record = FinalRecord(
+            fold=self.task.fold,
+            trainer=type(self).__name__,
+            weights_sha256=digest,
+            epochs=progress.epoch,
+            training_cases=self.task.training_cases,
+            validation_cases=self.task.validation_cases,
+            normalisation=self.task.normalisation,
+            configuration=self.configuration,
+            network_class=None if ours else f"{network_class.__module__}:{network_class.__qualname__}",
+            config=self.config.model_dump(mode="json"),
+            numerics=self.numerics,
+        )
+        files.write_record(self.task.run.record, record)
+        return record
+
+
+def _dice(confusion: Tensor, classes: list[int]) -> float | None:
+    """Dice of the union of some classes from a confusion matrix (reference, prediction); None when both are empty."""
+    members = torch.zeros(len(confusion), dtype=torch.bool)
+    members[classes] = True
+    both = int(confusion[members][:, members].sum())
+    total = int(confusion[members].sum()) + int(confusion[:, members].sum())
+    return 2 * both / total if total else None

@@ -1,0 +1,113 @@
+"""Settings of a training and how they are resolved: trainer's defaults < plan.training < --set."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from siccs_net.augment.settings import AugmentationSettings
+from siccs_net.errors import UsageError
+from siccs_net.records.base import Record, explain
+from siccs_net.records.plan import Configuration, Plan
+from siccs_net.records.settings import parse_set
+
+LossName = Literal["dice_cross_entropy", "focal_dice"]
+
+
+class LossSettings(Record):
+    """`focal_dice` is the paper's (variant `paper` or `monai`); `dice_cross_entropy` nnU-Net's."""
+
+    name: LossName = "dice_cross_entropy"
+    variant: Literal["paper", "monai"] = "paper"
+    focal_weight: float = Field(default=1.0, ge=0)
+    dice_weight: float = Field(default=1.0, ge=0)
+    gamma: float = Field(default=2.0, ge=0)
+
+
+class TrainerConfig(Record):
+    """Every number of a training. All can be set with `--set name=value`, nested ones with a dot.
+
+    `iterations_per_epoch`, `batch_size` and `mirror_axes` default to the plan's. Warm-up is linear over
+    `warmup_epochs`; then the learning rate falls along a cosine to 0, per iteration or per epoch.
+    """
+
+    epochs: int = Field(default=200, ge=1)
+    iterations_per_epoch: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    adam_epsilon: float | None = Field(default=None, gt=0)
+    amsgrad: bool = True
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    schedule: Literal["cosine_per_iteration", "cosine_per_epoch", "constant"] = "cosine_per_iteration"
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    foreground_fraction: float = Field(default=0.5, ge=0, le=1)
+    mirror_axes: tuple[Literal["S-I", "A-P", "L-R"], ...] | None = None
+    augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
+    validation_patches: int = Field(default=16, ge=1)
+    validate_every: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    deterministic: bool = False
+    checkpointing: bool = False
+    workers: int | None = Field(default=None, ge=0)
+
+
+def resolve_config(
+    kind: type[TrainerConfig], defaults: Mapping[str, Any], plan: Plan, overrides: Sequence[str] | Mapping[str, Any]
+) -> TrainerConfig:
+    """Return the resolved settings of a training.
+
+    `overrides` is a mapping, or `name=value` texts as after `--set` (values in JSON; bare words are text). Raises
+    UsageError for an unknown name, with the nearest right one, or a value that does not fit.
+    """
+    values: dict[str, Any] = {}
+    for source, settings in (("the trainer", defaults), ("the plan", plan.training), ("--set", parse_set(overrides))):
+        for name, value in settings.items():
+            _assign(values, name, value, kind, source)
+    try:
+        return kind.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UsageError("a training setting does not fit", found=explain(error)) from error
+
+
+def _assign(values: dict[str, Any], name: str, value: Any, kind: type[TrainerConfig], source: str) -> None:
+    """Put a value at a dotted name, checking each part of the name against the settings."""
+    first, _, rest = name.partition(".")
+    fields = kind.model_fields
+    if first not in fields:
+        raise UsageError(f"no training setting called {name!r} (from {source})", hint=_nearest(first, list(fields)))
+    if not rest and not (isinstance(value, Mapping) and isinstance(values.get(first), dict)):
+        values[first] = value
+        return
+    inner = values.setdefault(first, {})
+    known = _nested_fields(fields[first].annotation)
+    for key, item in {rest: value}.items() if rest else dict(value).items():
+        if key not in known:
+            raise UsageError(f"no training setting called {first}.{key} (from {source})", hint=_nearest(key, known))
+        inner[key] = item
+
+
+def _nested_fields(annotation: Any) -> list[str]:
+    kinds = [annotation, *get_args(annotation)]
+    return [name for kind in kinds if isinstance(kind, type) and issubclass(kind, Record) for name in kind.model_fields]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}" if known else "It has no parts"
+
+
+def complete(config: TrainerConfig, configuration: Configuration) -> TrainerConfig:
+    """Fill the settings that default to the plan's."""
+    own = {
+        "iterations_per_epoch": configuration.iterations_per_epoch,
+        "batch_size": configuration.batch_size,
+        "mirror_axes": configuration.inference.mirror_axes,
+    }
+    return config.model_copy(update={name: value for name, value in own.items() if getattr(config, name) is None})
