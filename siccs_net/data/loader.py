@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from siccs_net.preprocessing.statistics import apply_normalisation
+from siccs_net.preprocessing.statistics import apply_normalisation, image_normalisation
 from siccs_net.records.statistics import Normalisation
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,16 +44,24 @@ class PatchReader:
     store: PreparedStore
     normalisation: Normalisation
     patch_size: tuple[int, ...]
+    _by_image: dict[str, Normalisation] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, place: Place, size: Sequence[int], *, clamp: bool) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return image [c, *size] normalised and label [*size]; outside the case both are 0."""
         box = (1,) * (3 - len(size)) + tuple(size)
         whole = self.store.image(place.case)
-        inside = read_box(_Normalised(whole, self.normalisation), place.centre, box, fill=0.0, clamp=clamp)
+        inside = read_box(_Normalised(whole, self._normalisation(place.case)), place.centre, box, fill=0.0, clamp=clamp)
         label = read_box(self.store.label(place.case), place.centre, box, fill=0, clamp=clamp)
         if len(size) == 2:
             return inside[:, 0], label[0]
         return inside, label
+
+    def _normalisation(self, case: str) -> Normalisation:
+        """Return the fold's normalisation with the image's own numbers where its scheme takes those."""
+        if case not in self._by_image:
+            statistics = self.store.read_record(case).statistics_all
+            self._by_image[case] = image_normalisation(self.normalisation, statistics)
+        return self._by_image[case]
 
 
 class _Normalised:

@@ -128,11 +128,12 @@ def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: fl
     """
     spatial = array.shape[-len(size) :]
     starts = [_start(c, s, n, clamp=clamp) for c, s, n in zip(centre, size, spatial, strict=True)]
-    inner = [slice(max(a, 0), max(min(a + s, n), max(a, 0))) for a, s, n in zip(starts, size, spatial, strict=True)]
+    ends = [(min(max(a, 0), n), min(max(a + s, 0), n)) for a, s, n in zip(starts, size, spatial, strict=True)]
+    inner = [slice(first, last) for first, last in ends]
     leading = [slice(None)] * (len(array.shape) - len(size))
     part = np.asarray(array[(*leading, *inner)])
-    before = [max(-a, 0) if a < n else 0 for a, n in zip(starts, spatial, strict=True)]
-    after = [s - b - (i.stop - i.start) for s, b, i in zip(size, before, inner, strict=True)]
+    before = [min(first - a, s) if a < first else 0 for a, s, (first, _) in zip(starts, size, ends, strict=True)]
+    after = [s - b - (last - first) for s, b, (first, last) in zip(size, before, ends, strict=True)]
     if not any(before) and not any(after):
         return part
     widths = [(0, 0)] * len(leading) + list(zip(before, after, strict=True))

@@ -27,6 +27,7 @@ from siccs_net.io.store import PreparedCase
 from siccs_net.networks.numerics import choose_device, choose_numerics
 from siccs_net.plugins import find_class
 from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_native
+from siccs_net.preprocessing.statistics import image_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Configuration
@@ -96,7 +97,7 @@ class Model:
                 yield from sliding_window(
                     prepared.image,
                     axes,
-                    self._ensemble(),
+                    self._ensemble(prepared),
                     len(self.labels.class_values),
                     flat=self.configuration.dimension == 2,
                     device=self.device,
@@ -108,11 +109,16 @@ class Model:
                     "the GPU has too little memory for this prediction", hint="Try --device cpu or fewer folds"
                 ) from error
 
-    def _ensemble(self) -> Ensemble:
+    def _ensemble(self, prepared: PreparedCase) -> Ensemble:
+        statistics = prepared.record.statistics_all
+        members = [
+            replace(member, normalisation=image_normalisation(member.normalisation, statistics))
+            for member in self.members
+        ]
         order, leading = self.configuration.orient.transpose, 3 - self.configuration.dimension
         canonical = [ANATOMICAL_AXES[name] for name in self.configuration.inference.mirror_axes]
         mirror = tuple(order.index(axis) - leading for axis in canonical if order.index(axis) >= leading)
-        return Ensemble(self.members, mirror, self.device, self.numerics)
+        return Ensemble(members, mirror, self.device, self.numerics)
 
 
 def _advance(bar: Any) -> Callable[[int], None]:

@@ -226,7 +226,17 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
 
 
 def normalisation_of(training: Training, cases: Sequence[str]) -> Normalisation:
-    """Merge the statistics of a fold's training cases; no validation case is looked at."""
+    """Merge the statistics of a fold's training cases, channel by channel; no validation case is looked at."""
     records = [training.store.read_record(case) for case in cases]
-    schemes = training.configuration.normalisation
-    return fold_normalisation(schemes, records)
+    scalings = []
+    for channel, settings in enumerate(training.configuration.normalisation):
+        foreground = settings.region == "foreground"
+        found = [record.statistics_foreground if foreground else record.statistics_all for record in records]
+        merged = fold_normalisation(
+            [settings.scheme],
+            [[statistics[channel]] for statistics in found if statistics],
+            lower_percentile=settings.lower_percentile,
+            upper_percentile=settings.upper_percentile,
+        )
+        scalings += merged.channels
+    return Normalisation(channels=tuple(scalings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,9 +44,14 @@ class Record(BaseModel):
         if cls.SCHEMA:
             _check_schema(cls, body.pop("schema", None), body.pop("version", None), path)
         try:
-            return cls.model_validate_json(json.dumps(body))
+            return cls.model_validate_json(json.dumps(cls._upgrade(body)))
         except ValidationError as error:
             raise RecordError("does not follow its schema", path=path, found=explain(error)) from error
+
+    @classmethod
+    def _upgrade(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the body with keys of older formats renamed."""
+        return body
 
 
 def _check_schema(cls: type[Record], schema: object, version: object, path: Path | str | None) -> None:

@@ -37,12 +37,11 @@ class DatasetDescription(Record):
     dataset: dict[str, CaseFiles] | None = None
     siccs_groups: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
     @classmethod
-    def _older_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "channel_names" not in data and "modality" in data:
-            data = {**data, "channel_names": data["modality"]}
-        return data
+    def _upgrade(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if "channel_names" not in body and "modality" in body:
+            return {**body, "channel_names": body["modality"]}
+        return body
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetDescription:

@@ -1,0 +1,248 @@
+"""Intensity statistics of cases, their merge over a fold's training cases, and normalisation with the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siccs_net.errors import DataError, DatasetError, UsageError
+from siccs_net.records.statistics import ChannelScaling, ChannelStatistics, Normalisation, NormalisationScheme
+
+_CHUNK_VOXELS = 1 << 21
+_DROPPED_BITS = 13
+"""Of float32's 24 significant bits histograms keep 11 for whole numbers."""
+_DROPPED_FROM_FRACTIONS = 16
+"""8 are kept for others: else floating-point images would have a bin for every few voxels."""
+_KEYS = 1 << (32 - _DROPPED_BITS)
+_LARGEST = 2.0**127
+_SMALLEST_STD = 1e-8
+
+Histogram = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Ascending values and the number of voxels at each."""
+
+
+def measure(values: NDArray[Any]) -> ChannelStatistics:
+    """Return the statistics of one channel's intensities, an array of any shape, in one pass with little memory.
+
+    Integers of up to 16 bits are counted exactly; others are summed in float64. Raises DataError for an array
+    without voxels, or with values that are not finite real numbers.
+    """
+    values = np.atleast_1d(values)
+    if values.size == 0 or values.dtype.kind not in "iuf":
+        raise DataError(
+            "statistics need at least one voxel of real numbers", found=f"shape {values.shape}, {values.dtype}"
+        )
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+        return _measure_levels(values)
+    return _measure_numbers(values)
+
+
+def _chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield all values as flat arrays of about two million, without copying more than one of them."""
+    together = max(1, _CHUNK_VOXELS // max(values[0].size, 1))
+    for first in range(0, len(values), together):
+        yield values[first : first + together].ravel(order="K")
+
+
+def _measure_levels(values: NDArray[Any]) -> ChannelStatistics:
+    lowest, levels = int(np.iinfo(values.dtype).min), 1 << (8 * values.dtype.itemsize)
+    counts = np.zeros(levels, dtype=np.int64)
+    for chunk in _chunks(values):
+        counts += np.bincount(chunk.astype(np.intp) - lowest, minlength=levels)
+    present = np.flatnonzero(counts)
+    exact, counts = (present + lowest).astype(np.float64), counts[present]
+    mean = math.fsum(exact * counts) / values.size
+    m2 = math.fsum(counts * (exact - mean) ** 2)
+    rounded = _values_of(_keys(exact.astype(np.float32)))
+    return _statistics((values.size, mean, m2), (exact[0], exact[-1]), [(rounded, counts)])
+
+
+def _measure_numbers(values: NDArray[Any]) -> ChannelStatistics:
+    moments, counts = [], np.zeros(_KEYS, dtype=np.int64)
+    lowest, highest = math.inf, -math.inf
+    for chunk in _chunks(values):
+        numbers = chunk.astype(np.float64)
+        mean = float(numbers.mean())
+        if not math.isfinite(mean):
+            raise DataError("statistics need finite numbers", found="NaN or infinite voxels")
+        moments.append((numbers.size, mean, float(np.square(numbers - mean).sum())))
+        lowest, highest = min(lowest, float(numbers.min())), max(highest, float(numbers.max()))
+        counts += np.bincount(_keys(np.clip(numbers, -_LARGEST, _LARGEST).astype(np.float32)), minlength=_KEYS)
+    present = np.flatnonzero(counts)
+    return _statistics(_merge_moments(moments), (lowest, highest), [(_values_of(present), counts[present])])
+
+
+def _keys(numbers: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the bits of numbers rounded to 11 or 8 significant bits, shifted down to [0, 2^19)."""
+    bits = numbers.view(np.uint32)
+    whole = _rounded(bits, _DROPPED_BITS)
+    if not (fractions := numbers != np.rint(numbers)).any():
+        return whole.astype(np.intp)
+    coarse = _rounded(bits, _DROPPED_FROM_FRACTIONS) << np.uint32(_DROPPED_FROM_FRACTIONS - _DROPPED_BITS)
+    return np.where(fractions, coarse, whole).astype(np.intp)
+
+
+def _rounded(bits: NDArray[np.uint32], dropped: int) -> NDArray[np.uint32]:
+    return (bits + np.uint32(1 << (dropped - 1))) >> np.uint32(dropped)
+
+
+def _values_of(keys: NDArray[np.intp]) -> NDArray[np.float64]:
+    return (keys.astype(np.uint32) << np.uint32(_DROPPED_BITS)).view(np.float32).astype(np.float64)
+
+
+def merge(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
+    """Return the statistics of all parts' voxels together; their order changes nothing, to the last bit.
+
+    Means and sums of squares are combined as by Chan, Golub and LeVeque, "Algorithms for computing the sample
+    variance", The American Statistician 37 (1983), for any number of parts at once. Raises DataError for no parts.
+    """
+    if not parts:
+        raise DataError("there are no statistics to merge")
+    moments = [(part.count, part.mean, part.m2) for part in parts]
+    limits = min(part.minimum for part in parts), max(part.maximum for part in parts)
+    return _statistics(_merge_moments(moments), limits, [_histogram(part) for part in parts])
+
+
+def _merge_moments(moments: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
+    total = sum(count for count, _, _ in moments)
+    mean = math.fsum(count * mean for count, mean, _ in moments) / total
+    between = (count * (own - mean) ** 2 for count, own, _ in moments)
+    return total, mean, math.fsum([*(m2 for _, _, m2 in moments), *between])
+
+
+def _histogram(statistics: ChannelStatistics) -> Histogram:
+    return np.array(statistics.histogram_values), np.array(statistics.histogram_counts, dtype=np.int64)
+
+
+def _statistics(
+    moments: tuple[int, float, float], limits: tuple[float, float], histograms: Sequence[Histogram]
+) -> ChannelStatistics:
+    values, places = np.unique(np.concatenate([values for values, _ in histograms]), return_inverse=True)
+    counts = np.zeros(len(values), dtype=np.int64)
+    np.add.at(counts, places, np.concatenate([counts for _, counts in histograms]))
+    return ChannelStatistics(
+        count=moments[0],
+        mean=moments[1],
+        m2=moments[2],
+        minimum=float(limits[0]),
+        maximum=float(limits[1]),
+        histogram_values=tuple((values + 0.0).tolist()),
+        histogram_counts=tuple(counts.tolist()),
+    )
+
+
+def std(statistics: ChannelStatistics) -> float:
+    """Return the standard deviation (of the population: divided by the count)."""
+    return math.sqrt(statistics.m2 / statistics.count)
+
+
+def percentile(statistics: ChannelStatistics, q: float) -> float:
+    """Return the q-th percentile (0 to 100) as numpy's default defines it, of the histogram's values.
+
+    It lies within one bin of the voxels' own percentile, and on it where they are whole numbers up to 2048.
+    Raises UsageError for q outside 0 to 100.
+    """
+    if not 0 <= q <= 100:
+        raise UsageError("not a percentile", found=q, expected="0 to 100")
+    values, counts = _histogram(statistics)
+    rank = q / 100 * (statistics.count - 1)
+    lower, upper = values[np.searchsorted(np.cumsum(counts), [math.floor(rank), math.ceil(rank)], side="right")]
+    inside = lower + (upper - lower) * (rank - math.floor(rank))
+    return float(min(max(inside, statistics.minimum), statistics.maximum))
+
+
+def fold_normalisation(
+    schemes: Sequence[NormalisationScheme],
+    statistics: Sequence[Sequence[ChannelStatistics]],
+    *,
+    lower_percentile: float = 0.5,
+    upper_percentile: float = 99.5,
+) -> Normalisation:
+    """Return the normalisation of a fold from its training cases' statistics: one scheme a channel.
+
+    `statistics` has one entry a case with one entry a channel; a case without voxels of interest has none. The "ct"
+    scheme clips to the percentiles but takes mean and standard deviation of the values before clipping, as nnU-Net
+    does. Raises UsageError for an unknown scheme, DatasetError for cases of other channels or without voxels.
+    """
+    cases = [case for case in statistics if case]
+    if any(len(case) != len(schemes) for case in cases):
+        raise DatasetError(
+            "the cases' statistics are of another number of channels than the plan's normalisation",
+            found=sorted({len(case) for case in cases}),
+            expected=len(schemes),
+        )
+    return Normalisation(
+        channels=tuple(
+            _fold_scaling(scheme, [case[channel] for case in cases], (lower_percentile, upper_percentile))
+            for channel, scheme in enumerate(schemes)
+        )
+    )
+
+
+def _fold_scaling(
+    scheme: NormalisationScheme, cases: Sequence[ChannelStatistics], percentiles: tuple[float, float]
+) -> ChannelScaling:
+    if scheme not in get_args(NormalisationScheme):
+        raise UsageError("not a normalisation scheme", found=scheme, expected=get_args(NormalisationScheme))
+    if scheme not in ("ct", "zscore"):
+        return ChannelScaling(scheme=scheme)
+    if not cases:
+        raise DatasetError(f"no training case has a voxel for the statistics that the scheme {scheme} needs")
+    merged = merge(cases)
+    lower, upper = (percentile(merged, q) for q in percentiles) if scheme == "ct" else (None, None)
+    return ChannelScaling(scheme=scheme, lower=lower, upper=upper, mean=merged.mean, std=std(merged))
+
+
+def image_normalisation(normalisation: Normalisation, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+    """Return the normalisation with one image's own numbers where its scheme takes those (one entry a channel)."""
+    scalings = zip(normalisation.channels, statistics, strict=True)
+    return Normalisation(channels=tuple(_image_scaling(scaling, own) for scaling, own in scalings))
+
+
+def _image_scaling(scaling: ChannelScaling, own: ChannelStatistics) -> ChannelScaling:
+    if scaling.scheme == "zscore_image":
+        return ChannelScaling(scheme=scaling.scheme, mean=own.mean, std=std(own))
+    if scaling.scheme == "rescale_to_0_1":
+        return ChannelScaling(scheme=scaling.scheme, lower=own.minimum, upper=own.maximum)
+    return scaling
+
+
+def apply_normalisation(patch: NDArray[Any], normalisation: Normalisation) -> NDArray[np.float32]:
+    """Return a patch [c, ...] of stored intensities as normalised float32; the patch itself is not changed.
+
+    Raises DataError for another number of channels, UsageError when a scheme takes the image's own numbers and
+    they were not filled in with `image_normalisation`.
+    """
+    if len(patch) != len(normalisation.channels):
+        raise DataError(
+            "the patch has another number of channels than the normalisation",
+            found=len(patch),
+            expected=len(normalisation.channels),
+        )
+    result = np.array(patch, dtype=np.float32, order="C")
+    for channel, scaling in zip(result, normalisation.channels, strict=True):
+        _scale(channel, scaling)
+    return result
+
+
+def _scale(channel: NDArray[np.float32], scaling: ChannelScaling) -> None:
+    """Normalise one channel in place."""
+    match scaling:
+        case ChannelScaling(scheme="none"):
+            return
+        case ChannelScaling(scheme="ct", lower=float(lower), upper=float(upper), mean=float(mean), std=float(spread)):
+            np.clip(channel, lower, upper, out=channel)
+        case ChannelScaling(scheme="zscore" | "zscore_image", mean=float(mean), std=float(spread)):
+            pass
+        case ChannelScaling(scheme="rescale_to_0_1", lower=float(lower), upper=float(upper)):
+            mean, spread = lower, upper - lower
+        case _:
+            raise UsageError(
+                f"the scheme {scaling.scheme} needs the image's own statistics", hint="Use image_normalisation first"
+            )
+    channel -= mean
+    channel /= max(spread, _SMALLEST_STD)
