@@ -202,5 +202,6 @@ def _finish(run: Run, validation: Summary, test: Summary, picture: Path, seconds
 
 
 def _mean_dice(summary: Summary, name: str) -> float | None:
-    value = summary.mean[name].Dice
+    keys = {label: key for key, label in summary.names.items()}
+    value = summary.mean[keys.get(name, name)].Dice
     return None if value is None else round(value, 4)

@@ -258,7 +258,7 @@ def _assumed_affine(header: Any, shape: tuple[int, ...], axes: str) -> NDArray[n
         wanted = nib.orientations.axcodes2ornt(tuple(axes.upper()))
     except ValueError:
         wanted = np.full((3, 2), np.nan)
-    if wanted.shape != (3, 2) or not np.all(np.isfinite(wanted)):
+    if wanted.shape != (3, 2) or len(set(wanted[:, 0])) != 3 or not np.all(np.isfinite(wanted)):
         raise GeometryError("not an orientation", found=repr(axes), expected="three letters such as LPS or RAS")
     affine = np.zeros((4, 4))
     affine[3, 3] = 1

@@ -109,7 +109,7 @@ def _measure(pair: tuple[str, Path, Path], labels: LabelScheme, surface: bool) -
             reference.array[0],
             reference.grid.spacing_mm,
             labels.plain,
-            labels.groups,
+            labels.unions,
             case=name,
             prediction_file=predicted.name,
             reference_file=wanted.name,

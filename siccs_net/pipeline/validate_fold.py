@@ -83,7 +83,7 @@ def _validate_case(
         reference.array[0],
         reference.grid.spacing_mm,
         dataset.labels.plain,
-        dataset.labels.groups,
+        dataset.labels.unions,
         case=case.name,
         prediction_file=output.name,
         reference_file=case.label.name,

@@ -106,6 +106,7 @@ def _planes(slabs: Iterable[Slab], source_shape: Sequence[int], classes: int) ->
                 expected=f"start {done}, shape ({classes}, d, {source_shape[1]}, {source_shape[2]}), "
                 f"at most {source_shape[0]} planes in all",
             )
+        _check_finite(slab)
         yield from (slab[:, plane] for plane in range(depth - 1))
         # A copy, so that a held plane does not keep its slab alive while the next one is made.
         last = slab[:, -1].copy()
@@ -114,6 +115,16 @@ def _planes(slabs: Iterable[Slab], source_shape: Sequence[int], classes: int) ->
         done += depth
     if done != source_shape[0]:
         raise DataError("the logits end before the volume does", found=f"{done} planes", expected=source_shape[0])
+
+
+def _check_finite(slab: Logits) -> None:
+    # A sum in float32 is finite unless a term is not (or it overflows): no array of truth values for every slab.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = slab.sum()
+    if np.isfinite(total):
+        return
+    if wrong := int(slab.size - np.count_nonzero(np.isfinite(slab))):
+        raise ModelError("the network's logits are not finite", found=f"{wrong} of {slab.size} in a slab")
 
 
 def _neighbours(planes: Iterator[_Item], axis: LinearAxis) -> Iterator[tuple[_Item, _Item]]:
@@ -140,21 +151,18 @@ class _Plane:
 
 
 def _decide(logits: Logits, rows: LinearAxis, columns: LinearAxis) -> _Plane:
-    winners, best = _argmax(logits)
-    if not np.isfinite(best).all():
-        wrong = int(best.size - np.count_nonzero(np.isfinite(best)))
-        raise ModelError("the network's logits are not finite", found=f"{wrong} of {best.size} voxels of a plane")
+    winners = _argmax(logits)
     return _Plane(logits, winners, uniform_cells(winners, rows, columns))
 
 
-def _argmax(logits: Logits) -> tuple[NDArray[Any], Logits]:
-    """Return the lowest class with the largest logit and that logit, over the first axis."""
+def _argmax(logits: Logits) -> NDArray[Any]:
+    """Return the lowest class with the largest logit, over the first axis."""
     best = logits[0].copy()
     winners = np.zeros(best.shape, dtype=np.uint8 if len(logits) <= 256 else np.uint16)
     for number, values in enumerate(logits[1:], start=1):
         np.copyto(winners, number, where=values > best)
         np.maximum(best, values, out=best)
-    return winners, best
+    return winners
 
 
 def _largest(
@@ -172,7 +180,7 @@ def _largest(
         flat.take(corner - first * width, axis=1) * weight
         for corner, weight in zip(points.corners, weights, strict=True)
     )
-    return _argmax(interpolated)[0]
+    return _argmax(interpolated)
 
 
 def _between(lower: Logits, upper: Logits, fraction: np.float32) -> Logits:

@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from siccs_net.preprocessing.crop import body_box, crop, uncrop
-from siccs_net.preprocessing.export import argmax_to_shape
-from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
-from siccs_net.preprocessing.resample_labels import resample_labels
-from siccs_net.preprocessing.statistics import measure
-from siccs_net.records.statistics import ChannelStatistics
 
 from siccs_net.errors import DataError, UnavailableError
 from siccs_net.geometry import Orientation
 from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedCase
+from siccs_net.preprocessing.crop import body_box, crop, uncrop
+from siccs_net.preprocessing.export import argmax_to_shape
+from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
+from siccs_net.preprocessing.resample_labels import resample_labels
+from siccs_net.preprocessing.statistics import measure
 from siccs_net.records.case import Box, CaseGeometry, PreparedRecord, Triple
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Clahe, Configuration, CropBody, Orient, Resample, Resize, Step
+from siccs_net.records.statistics import ChannelStatistics
 
 IGNORED = 255
 """Stored class of voxels with the ignore label."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from siccs_net.errors import DataError, UsageError
 
 Order = Literal[0, 1, 3, "area"]
-Triple = tuple[int, int, int]
 
 _ORDERS = (0, 1, 3, "area")
 _BLOCK_ROWS = 32
@@ -58,7 +57,7 @@ def decide_separate_axis(
     present spacing or else in the wanted one. Two axes that share the largest spacing are not slices.
     """
     for spacing in (spacing_from, spacing_to):
-        if max(spacing) > threshold * min(spacing):
+        if max(spacing) / min(spacing) > threshold:
             thick = [axis for axis, size in enumerate(spacing) if size == max(spacing)]
             return thick[0] if len(thick) == 1 else None
     return None
@@ -120,14 +119,12 @@ def resampling_axis(before: int, after: int, order: Order, antialias: bool = Fal
     return _blocks(np.where(np.abs(matrix) < _SMALLEST_WEIGHT, 0, matrix))
 
 
-def _spline_matrix(before: int, after: int, order: int) -> NDArray[np.float64]:
+def _spline_matrix(before: int, after: int, order: Literal[0, 1, 3]) -> NDArray[np.float64]:
     """What scipy's zoom does to unit vectors, so that its spline prefilter and its edges are included."""
     from scipy.ndimage import zoom
 
-    matrix: NDArray[np.float64] = zoom(
-        np.eye(before), (1 / (before / after), 1), order=order, mode="nearest", grid_mode=True
-    )
-    return matrix
+    unit_vectors: NDArray[np.float64] = np.eye(before)
+    return zoom(unit_vectors, (1 / (before / after), 1.0), order=order, mode="nearest", grid_mode=True)
 
 
 def _area_matrix(before: int, after: int) -> NDArray[np.float64]:
@@ -168,10 +165,12 @@ def _resample_volume(
     limits = float(volume.min()), float(volume.max())
     blocks = _unchanged(len(volume)) if through is None else through
     for block, planes in _resized_windows(volume, blocks, rows, columns, out.shape[1:], separate_axis is not None):
-        mixed = (
-            planes if through is None else (block.weights @ planes.reshape(len(planes), -1)).reshape(-1, *out.shape[1:])
-        )
+        mixed = planes if through is None else _mix(block.weights, planes)
         np.clip(mixed, *limits, out=out[block.outputs])
+
+
+def _mix(weights: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (weights @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])
 
 
 def _unchanged(size: int) -> tuple[Block, ...]:

@@ -39,12 +39,14 @@ def resample_labels(
     )
     out = np.empty(tuple(new_shape), dtype=labels.dtype)
     uniform: dict[int, NDArray[np.bool_]] = {}
-    for output in range(len(out)):
-        pair = (int(z.lower[output]), int(z.upper[output]))
-        uniform = {plane: _uniform(labels, plane, uniform, y, x) for plane in pair}
-        mixed = ~(uniform[pair[0]] & uniform[pair[1]])
-        if pair[0] != pair[1]:
-            mixed |= labels[pair[0]] != labels[pair[1]]
+    for output, (lower, upper) in enumerate(zip(z.lower.tolist(), z.upper.tolist(), strict=True)):
+        uniform = {
+            plane: uniform[plane] if plane in uniform else uniform_cells(labels[plane], y, x)
+            for plane in (lower, upper)
+        }
+        mixed = ~(uniform[lower] & uniform[upper])
+        if lower != upper:
+            mixed |= labels[lower] != labels[upper]
         _fill_plane(out[output], labels, output, (z, y, x), mixed)
     return out
 
@@ -58,12 +60,6 @@ def _check(labels: NDArray[Any], new_shape: Sequence[int], separate_axis: int | 
         raise UsageError("not a shape to resample to", found=str(tuple(new_shape)), expected="three positive sizes")
     if separate_axis not in (None, 0, 1, 2):
         raise UsageError("not an axis of a volume", found=separate_axis, expected="0, 1, 2 or None")
-
-
-def _uniform(
-    labels: NDArray[Any], plane: int, known: dict[int, NDArray[np.bool_]], y: LinearAxis, x: LinearAxis
-) -> NDArray[np.bool_]:
-    return known[plane] if plane in known else uniform_cells(labels[plane], y, x)
 
 
 def _fill_plane(
@@ -95,7 +91,8 @@ def _corners(
     in_plane = [a * b for a in (y.denominator - row, row) for b in (x.denominator - column, column)]
     upper = int(z.numerator[output])
     planes = [(z.lower[output], z.denominator - upper), (z.upper[output], upper)][: 2 if upper else 1]
-    corners = [labels[plane].ravel()[index] for plane, _ in planes for index in points.corners]
+    flat = [labels[plane].ravel() for plane, _ in planes]
+    corners = [plane[index] for plane in flat for index in points.corners]
     weights = [weight * area for _, weight in planes for area in in_plane]
     return np.stack(corners), np.stack(weights).astype(np.float64)
 

@@ -120,6 +120,11 @@ class LabelScheme:
         return {name: value for name, value in self.plain.items() if value != 0}
 
     @property
+    def unions(self) -> dict[str, tuple[int, ...]]:
+        """Groups that say more than a label of the same name does."""
+        return {name: values for name, values in self.groups.items() if values != (self.plain.get(name),)}
+
+    @property
     def reported(self) -> dict[str, tuple[int, ...]]:
         """Foreground labels and groups by name, each with its label values: what volumes and tables list."""
         return {**{name: (value,) for name, value in self.foreground.items()}, **self.groups}

@@ -1,0 +1,178 @@
+"""The parts of which the ConvNeXt V2 U-Net is made, for 2D and 3D alike.
+
+Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023. Activations
+are [b, c, *spatial]. On a CPU they stay in channels-last memory, where "channels last" is a view: LayerNorm and the
+pointwise layers then run on [b, *spatial, c] without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
+
+CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONV: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+INSTANCE_NORM: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+_LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+# ConvNeXt V2's epsilons: in LayerNorm, and in the division of GRN.
+EPSILON = 1e-6
+# The gradient of a square root is infinite at 0; this small number under it changes nothing else.
+ROOT_GUARD = 1e-12
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """View [b, c, *spatial] as [b, *spatial, c]."""
+    return x.movedim(1, -1)
+
+
+def to_channels_first(x: Tensor) -> Tensor:
+    """View [b, *spatial, c] as [b, c, *spatial]."""
+    return x.movedim(-1, 1)
+
+
+def in_fast_memory(x: Tensor) -> Tensor:
+    """Return x [b, c, *spatial] in channels-last memory on a CPU; as it is elsewhere."""
+    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2]) if x.device.type == "cpu" else x
+
+
+def run_level(level: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
+    """Run a level's blocks; with `recompute` their activations are computed again in the backward pass, not kept."""
+    result: Tensor = checkpoint(level, x, use_reentrant=False) if recompute else level(x)
+    return result
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [b, c, *spatial]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_channels_first(super().forward(to_channels_last(x)))
+
+
+class PointwiseConv(nn.Linear):
+    """A convolution with a kernel of one voxel: [b, c_in, *spatial] -> [b, c_out, *spatial]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_channels_first(super().forward(to_channels_last(x)))
+
+
+class GlobalResponseNorm(nn.Module):
+    """ConvNeXt V2's global response normalisation of [b, *spatial, c]; statistics and scaling in float32.
+
+    G = ||x||_2 over space, N = G / (mean of G over channels + 1e-6), out = gamma * (x * N) + beta + x. gamma and beta
+    start at 0, so a new layer changes nothing.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 1 + self.weight * relative_response(x)
+        return torch.addcmul(self.bias.to(x.dtype), x, scale.to(x.dtype))
+
+
+def relative_response(x: Tensor) -> Tensor:
+    """Return N of x [b, *spatial, c] as float32 [b, 1.., c]: each channel's norm over space by the channels' mean.
+
+    The norm is the root of a sum of squares: torch.linalg.vector_norm over these axes took 42 % of a forward pass.
+    """
+    space = tuple(range(1, x.ndim - 1))
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        norm = (wide.square().sum(space, keepdim=True) + ROOT_GUARD).sqrt()
+        return norm / (norm.mean(-1, keepdim=True) + EPSILON)
+
+
+class StochasticDepth(nn.Module):
+    """Drop a residual branch, sample by sample, with probability `rate` while training; the rest is scaled up.
+
+    Draws from torch's global generator, so `torch.manual_seed` decides. Source: Huang et al., "Deep Networks with
+    Stochastic Depth", ECCV 2016.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.rand(len(branch), device=branch.device) >= self.rate
+        factor = kept.to(branch.dtype) / (1 - self.rate)
+        return branch * factor.view(-1, *(1,) * (branch.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, LayerNorm, pointwise expansion, GELU, GRN, pointwise projection, added to the input.
+
+    [b, c, *spatial] -> [b, c, *spatial]. `kernel` has one odd size a spatial axis; there is no LayerScale.
+    """
+
+    def __init__(self, width: int, kernel: Sequence[int], mlp_ratio: int = 4, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.depthwise = DepthwiseConv(width, kernel)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.expand = nn.Linear(width, mlp_ratio * width)
+        self.grn = GlobalResponseNorm(mlp_ratio * width)
+        self.project = nn.Linear(mlp_ratio * width, width)
+        self.stochastic_depth = StochasticDepth(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = to_channels_last(self.depthwise(x))
+        expanded = functional.gelu(self.expand(self.norm(mixed)))
+        branch = self.project(self.grn(expanded))
+        return x + to_channels_first(self.stochastic_depth(branch))
+
+
+class Downsampling(nn.Sequential):
+    """LayerNorm, then a convolution with kernel = stride: [b, c_in, *spatial] -> [b, c_out, *spatial / stride]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__(ChannelNorm(inputs), CONV[len(stride)](inputs, outputs, tuple(stride), tuple(stride)))
+
+
+class LinearUpsampling(nn.Module):
+    """Pointwise convolution, then linear interpolation (the two commute; this order is cheaper)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.pointwise = PointwiseConv(inputs, outputs)
+        self.stride = tuple(float(factor) for factor in stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mode = _LINEAR_MODE[len(self.stride)]
+        return functional.interpolate(self.pointwise(x), scale_factor=self.stride, mode=mode, align_corners=False)
+
+
+def upsampling(kind: str, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
+    """Return what multiplies the size by `stride`: a transposed convolution (kernel = stride), or linear."""
+    if kind == "linear":
+        return LinearUpsampling(inputs, outputs, stride)
+    return TRANSPOSED_CONV[len(stride)](inputs, outputs, tuple(stride), tuple(stride))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw a module's weights as ConvNeXt V2 does: truncated normal of sigma 0.02, biases 0. For `nn.Module.apply`."""
+    if isinstance(module, nn.Linear | DepthwiseConv | nn.modules.conv._ConvNd):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
