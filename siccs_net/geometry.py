@@ -8,7 +8,7 @@ the posterior, z to the superior side. Shapes and spacings are tuples in the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Grid:
 def _corners(grid: Grid) -> NDArray[np.float64]:
     last = [size - 1 for size in reversed(grid.shape)]
     corners = np.array([(*(bit * n for bit, n in zip(bits, last, strict=True)), 1) for bits in np.ndindex(2, 2, 2)])
-    return cast(NDArray[np.float64], (corners @ grid.affine.T)[:, :3])
+    return (corners @ grid.affine.T)[:, :3]
 
 
 def _spacing(affine: Affine) -> Spacing:

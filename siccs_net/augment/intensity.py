@@ -106,7 +106,8 @@ class Contrast(DrawnTransform):
         axes = tuple(range(1, image.ndim))
         mean = image.mean(axes, keepdims=True)
         lowest, highest = image.min(axes, keepdims=True), image.max(axes, keepdims=True)
-        return np.clip((image - mean) * np.float32(parameters) + mean, lowest, highest)
+        stretched: Sample = np.clip((image - mean) * np.float32(parameters) + mean, lowest, highest)
+        return stretched
 
 
 class Gamma(DrawnTransform):
@@ -123,7 +124,8 @@ class Gamma(DrawnTransform):
         axes = tuple(range(1, image.ndim))
         lowest = image.min(axes, keepdims=True)
         extent = np.maximum(image.max(axes, keepdims=True) - lowest, np.float32(1e-7))
-        return ((image - lowest) / extent) ** np.float32(parameters) * extent + lowest
+        curved: Sample = ((image - lowest) / extent) ** np.float32(parameters) * extent + lowest
+        return curved
 
 
 class Foreign:

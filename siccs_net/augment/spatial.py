@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +35,25 @@ class SpatialParameters:
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Turn a footprint, image [c, *spatial] and label [*spatial], into the patch. Outside is 0."""
         if self.matrix is not None:
-            image = np.stack([self._sample(channel, patch_size, order=1) for channel in image])
-            label = self._sample(label, patch_size, order=0)
+            image = np.stack([_sample(channel, self.matrix, patch_size, order=1) for channel in image])
+            label = _sample(label, self.matrix, patch_size, order=0)
         if self.mirror:
             label = np.flip(label, self.mirror)
             image = np.flip(image, tuple(axis + 1 for axis in self.mirror))
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
-    def _sample(self, array: NDArray[Any], patch_size: Sequence[int], *, order: int) -> NDArray[Any]:
-        centre_out = (np.asarray(patch_size) - 1) / 2
-        centre_in = (np.asarray(array.shape) - 1) / 2
-        offset = centre_in - self.matrix @ centre_out
-        sampled: NDArray[Any] = affine_transform(
-            array, self.matrix, offset, tuple(patch_size), order=order, mode="constant", prefilter=False
-        )
-        return sampled
+
+def _sample(
+    array: NDArray[Any], matrix: NDArray[np.float64], patch_size: Sequence[int], *, order: Literal[0, 1]
+) -> NDArray[Any]:
+    """Interpolate an array about its centre at the places that `matrix` takes the patch's voxels to."""
+    centre_out = (np.asarray(patch_size) - 1) / 2
+    centre_in = (np.asarray(array.shape) - 1) / 2
+    offset = centre_in - matrix @ centre_out
+    sampled: NDArray[Any] = affine_transform(
+        array, matrix, offset, tuple(patch_size), order=order, mode="constant", prefilter=False
+    )
+    return sampled
 
 
 def draw_spatial(

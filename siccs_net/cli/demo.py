@@ -166,7 +166,7 @@ def _draw(run: Run, dataset: Dataset) -> Path:
     image = read_image([dataset.folder / "imagesTs" / name.replace(".nii.gz", "_0000.nii.gz")])
     reference = read_label(dataset.folder / "labelsTs" / name)
     predicted = read_label(run.args.output / "prediction" / name)
-    picture = run.args.output / "overlay.png"
+    picture: Path = run.args.output / "overlay.png"
     draw_overlay(image.array[0], predicted.array[0], reference.array[0], image.grid.spacing_mm, dataset.labels, picture)
     return picture
 

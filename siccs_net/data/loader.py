@@ -115,15 +115,15 @@ class TrainingBatches(Dataset[Batch]):
         return image, label, place.case
 
 
-def _as_is(item: Batch) -> Batch:
+def _as_is(item: Any) -> Any:
     return item
 
 
 def _begin_worker(worker: int) -> None:
-    """One thread a worker; the terminal's Ctrl-C is the main process's to answer, SIGTERM ends a worker."""
+    """One thread a worker. Signals to the whole group are the main process's to answer; it ends its workers itself."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_batches(
@@ -137,7 +137,7 @@ def load_batches(
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=steps,  # type: ignore[arg-type]
+        sampler=steps,
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin_memory,

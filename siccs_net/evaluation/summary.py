@@ -230,8 +230,12 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _footnotes(summary: Summary) -> list[str]:
-    notes = [f"{len(summary.metric_per_case)} cases; n: cases with the class in either mask; mean ± standard error"]
-    for key, count in summary.one_empty_cases.items():
-        if count:
-            notes.append(f"{summary.names[key]}: in one of the two masks only in {count}, which have no HD95")
-    return notes
+    total = len(summary.metric_per_case)
+    return [
+        f"n of {total} cases have the class in either mask; figures are means ± standard errors over cases",
+        *(
+            f"{summary.names[key]}: in one of the two masks only in {count} of {total} cases, which have no HD95"
+            for key, count in summary.one_empty_cases.items()
+            if count
+        ),
+    ]

@@ -73,7 +73,8 @@ def gaussian_weights(patch: int, sigma_fraction: float) -> NDArray[np.float32]:
     """Return a Gaussian over a patch axis, peak 1, with sigma as a fraction of the patch; never below 1e-4."""
     offset = np.arange(patch) - (patch - 1) / 2
     weights = np.exp(-0.5 * (offset / (patch * sigma_fraction)) ** 2)
-    return np.maximum(weights / weights.max(), _SMALLEST_WEIGHT).astype(np.float32)
+    floored: NDArray[np.float32] = np.maximum(weights / weights.max(), _SMALLEST_WEIGHT).astype(np.float32)
+    return floored
 
 
 def plan_tiles(

@@ -11,6 +11,7 @@ from isal import igzip_lib
 
 from siccs_net.errors import ImageError
 
+_IsalError: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]  # its stub calls it an instance
 _MAGIC = b"\x1f\x8b"
 MAX_DECODED_BYTES = 16 << 30
 
@@ -42,7 +43,7 @@ def _inflate_member(data: bytes, limit: int) -> tuple[bytes, bytes]:
     inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     try:
         content = inflater.decompress(data, limit + 1)
-    except (igzip_lib.IsalError, EOFError, ValueError) as error:
+    except (_IsalError, EOFError, ValueError) as error:
         raise ImageError("is a damaged gzip file", found=str(error), hint="Copy or download the file again") from error
     if len(content) > limit:
         raise ImageError(

@@ -10,6 +10,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from siccs_net.errors import GeometryError, ImageError, UnavailableError
@@ -184,8 +186,8 @@ def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
         _check_size(image, content)
         voxels = np.asanyarray(image.dataobj)
     except (
-        nib.spatialimages.HeaderDataError,
-        nib.filebasedimages.ImageFileError,
+        HeaderDataError,
+        ImageFileError,
         ValueError,
         OSError,
         OverflowError,

@@ -7,7 +7,7 @@ pointwise layers then run on [b, *spatial, c] without a copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
 
-CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED_CONV: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
-INSTANCE_NORM: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
-    2: nn.InstanceNorm2d,
-    3: nn.InstanceNorm3d,
-}
+CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 # ConvNeXt V2's epsilons: in LayerNorm, and in the division of GRN.
 EPSILON = 1e-6
@@ -84,7 +78,7 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = 1 + self.weight * relative_response(x)
-        return torch.addcmul(self.bias.to(x.dtype), x, scale.to(x.dtype))
+        return torch.addcmul(self.bias, x, scale).to(x.dtype)
 
 
 def relative_response(x: Tensor) -> Tensor:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from siccs_net.errors import UsageError
-from siccs_net.networks.convnext_unet import ConvNeXtUNet, is_strided
+from siccs_net.networks.convnext_unet import ConvNeXtUNet
 from siccs_net.networks.plain_unet import PlainUNet
 from siccs_net.networks.resenc_unet import ResidualEncoderUNet
-from siccs_net.networks.shapes import output_strides
+from siccs_net.networks.shapes import Sizes, is_strided, level_strides
 from siccs_net.records.network import NetworkSpec
-
-__all__ = ["build_network", "output_strides"]
 
 _ARCHITECTURES: dict[str, type[ConvNeXtUNet] | type[PlainUNet] | type[ResidualEncoderUNet]] = {
     "convnext_unet": ConvNeXtUNet,
@@ -29,6 +27,19 @@ def build_network(spec: NetworkSpec) -> nn.Module:
     if spec.architecture != "convnext_unet":
         _refuse_convnext_settings(spec)
     return _ARCHITECTURES[spec.architecture](spec)
+
+
+def output_strides(spec: NetworkSpec) -> tuple[Sizes, ...]:
+    """Return the downsampling of each output that the network gives while training, in the order of its list.
+
+    The first output has the input's size. Under deep supervision the other decoder levels follow, finest first,
+    without the bottleneck.
+    """
+    full = (1,) * spec.dimension
+    if not spec.deep_supervision:
+        return (full,)
+    first = 0 if is_strided(spec) else 1
+    return (full, *level_strides(spec)[first:-1])
 
 
 def _refuse_convnext_settings(spec: NetworkSpec) -> None:

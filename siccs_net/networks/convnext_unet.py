@@ -26,7 +26,7 @@ from siccs_net.networks.blocks import (
     run_level,
     upsampling,
 )
-from siccs_net.networks.shapes import check_size
+from siccs_net.networks.shapes import check_size, is_strided
 from siccs_net.records.network import NetworkSpec
 
 FULL_RESOLUTION_STEM_KERNEL = 3
@@ -36,7 +36,7 @@ STRIDED_STEM_KERNEL = 7
 class ConvNeXtUNet(nn.Module):
     """[b, channels, *patch] -> logits [b, classes, *patch]; while training under deep supervision a list of them.
 
-    That list goes from the input's resolution to the coarsest decoder level (`shapes.output_strides`). Set
+    That list goes from the input's resolution to the coarsest decoder level (`build.output_strides`). Set
     `checkpointing` to recompute each level's activations in the backward pass instead of keeping them.
     Raises UsageError for a patch that is no multiple of the total stride.
     """
@@ -100,11 +100,6 @@ class StridedHead(nn.Module):
         normed = functional.leaky_relu(self.norm(self.up(x)), inplace=True)
         logits: Tensor = self.conv(in_fast_memory(normed))
         return logits
-
-
-def is_strided(spec: NetworkSpec) -> bool:
-    """Say whether the stem downsamples."""
-    return any(stride > 1 for stride in spec.stem_stride)
 
 
 def _stem(spec: NetworkSpec) -> nn.Module:

@@ -59,7 +59,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.device.type != "cpu" or not learns:
         return _convolve(x, weight, bias)
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _DepthwiseOnCpu.apply(_full_precision(x), weight, bias)
+        result: Tensor = _DepthwiseOnCpu.apply(_full_precision(x), weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -74,10 +74,10 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: Sequence[int]) -> Tenso
     padded = functional.pad(x, halo)
     total = x.new_zeros((x.shape[1], *kernel))
     for sample, tile in itertools.product(range(len(x)), _tiles(shape)):
-        inner = tuple(slice(start, stop) for start, stop in tile)
-        outer = tuple(slice(start, stop + size - 1) for (start, stop), size in zip(tile, kernel, strict=True))
-        taps = gradient[(sample, slice(None), *inner)].unsqueeze(1)
-        total += _convolve(padded[(slice(sample, sample + 1), slice(None), *outer)], taps, None, padding=0)[0]
+        inner = [slice(start, stop) for start, stop in tile]
+        outer = [slice(start, stop + size - 1) for (start, stop), size in zip(tile, kernel, strict=True)]
+        taps = gradient[sample : sample + 1, :, *inner].transpose(0, 1)
+        total += _convolve(padded[sample : sample + 1, :, *outer], taps, None, padding=0)[0]
     return total.unsqueeze(1)
 
 
@@ -101,7 +101,7 @@ class _DepthwiseOnCpu(torch.autograd.Function):
         return _convolve(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         spatial = tuple(range(2, x.ndim))

@@ -22,7 +22,8 @@ class PlainUNet(nn.Module):
     """[b, channels, *patch] -> logits [b, classes, *patch]; while training under deep supervision a list of them.
 
     That list has the logits of every decoder level, from the input's resolution to the coarsest but the bottleneck.
-    Set `checkpointing` to recompute each level's activations in the backward pass instead of keeping them. Raises UsageError for a patch that is no multiple of the total stride.
+    Set `checkpointing` to recompute each level's activations in the backward pass instead of keeping them.
+    Raises UsageError for a patch that is no multiple of the total stride.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:

@@ -22,7 +22,8 @@ class ResidualEncoderUNet(nn.Module):
     """[b, channels, *patch] -> logits [b, classes, *patch]; while training under deep supervision a list of them.
 
     That list has the logits of every decoder level, from the input's resolution to the coarsest but the bottleneck.
-    Set `checkpointing` to recompute each level's activations in the backward pass instead of keeping them. Raises UsageError for a patch that is no multiple of the total stride.
+    Set `checkpointing` to recompute each level's activations in the backward pass instead of keeping them.
+    Raises UsageError for a patch that is no multiple of the total stride.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -85,5 +86,5 @@ def _encoder_levels(spec: NetworkSpec) -> list[nn.Module]:
 def _silence_branch(module: nn.Module) -> None:
     """Start a residual block as its skip: the last norm's scale and shift are 0."""
     if isinstance(module, ResidualBlock):
-        nn.init.zeros_(module.second.norm.weight)
-        nn.init.zeros_(module.second.norm.bias)
+        for parameter in module.second.norm.parameters():
+            nn.init.zeros_(parameter)

@@ -17,16 +17,9 @@ def level_strides(spec: NetworkSpec) -> list[Sizes]:
     return list(itertools.accumulate(spec.strides[1:], _times, initial=tuple(spec.stem_stride)))
 
 
-def output_strides(spec: NetworkSpec) -> tuple[Sizes, ...]:
-    """Return the downsampling of each output that the network gives while training, in the order of its list.
-
-    The first output has the input's size. Under deep supervision every decoder level but the bottleneck follows, once.
-    """
-    full = (1,) * spec.dimension
-    if not spec.deep_supervision:
-        return (full,)
-    levels = level_strides(spec)[:-1]
-    return (full, *(stride for stride in levels if stride != full))
+def is_strided(spec: NetworkSpec) -> bool:
+    """Say whether the stem downsamples; then no level has the input's size, and one more upsampling undoes it."""
+    return any(stride > 1 for stride in spec.stem_stride)
 
 
 def feature_shapes(spec: NetworkSpec, patch_size: Sequence[int]) -> list[Sizes]:

@@ -22,7 +22,7 @@ from siccs_net.records.checkpoint import FinalRecord, ModelRecord
 from siccs_net.records.dataset import Splits
 from siccs_net.records.metrics import Summary
 from siccs_net.records.plan import Configuration, Plan
-from siccs_net.records.statistics import Normalisation
+from siccs_net.records.statistics import ChannelScaling, Normalisation
 from siccs_net.trainers.base import Trainer
 from siccs_net.trainers.config import TrainerConfig, resolve_config
 from siccs_net.trainers.task import TrainTask
@@ -228,7 +228,7 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
 def normalisation_of(training: Training, cases: Sequence[str]) -> Normalisation:
     """Merge the statistics of a fold's training cases, channel by channel; no validation case is looked at."""
     records = [training.store.read_record(case) for case in cases]
-    scalings = []
+    scalings: list[ChannelScaling] = []
     for channel, settings in enumerate(training.configuration.normalisation):
         foreground = settings.region == "foreground"
         found = [record.statistics_foreground if foreground else record.statistics_all for record in records]

@@ -8,11 +8,10 @@ what autograd saves for the networks that are built.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siccs_net.planners.activations import kept_bytes, loss_bytes, widest_bytes
+from siccs_net.planners.activations import forward_bytes, kept_bytes, loss_bytes, widest_bytes
 from siccs_net.planners.parameters import parameter_count
 from siccs_net.records.network import NetworkSpec
 
@@ -49,14 +48,35 @@ def training_memory(
     again in the backward pass, one block at a time.
     """
     parameters = parameter_count(spec)
-    copies = parameters * activation_bytes if activation_bytes < FLOAT else 0
     kept = kept_bytes(spec, patch_size, activation_bytes, checkpointing=checkpointing)
     kept += loss_bytes(spec, patch_size, activation_bytes)
     return MemoryEstimate(
         parameters=parameters,
-        parameter_bytes=parameters * FLOAT + copies,
+        parameter_bytes=_parameter_bytes(parameters, activation_bytes),
         gradient_bytes=parameters * FLOAT,
         optimizer_bytes=parameters * FLOAT * OPTIMIZER_TENSORS,
         activation_bytes=batch_size * kept,
         workspace_bytes=batch_size * widest_bytes(spec, patch_size, activation_bytes),
     )
+
+
+def inference_memory(spec: NetworkSpec, patch_size: Sequence[int], *, activation_bytes: int = 2) -> MemoryEstimate:
+    """Return the memory of predicting one patch: the weights, the features of all levels, the largest layer at work.
+
+    The arrays that collect a whole scan's tiles are the sliding window's and not counted.
+    """
+    parameters = parameter_count(spec)
+    features, at_work = forward_bytes(spec, patch_size, activation_bytes)
+    return MemoryEstimate(
+        parameters=parameters,
+        parameter_bytes=_parameter_bytes(parameters, activation_bytes),
+        gradient_bytes=0,
+        optimizer_bytes=0,
+        activation_bytes=features,
+        workspace_bytes=at_work,
+    )
+
+
+def _parameter_bytes(parameters: int, activation_bytes: int) -> int:
+    """Weights in float32, and autocast's copy of them."""
+    return parameters * (FLOAT if activation_bytes == FLOAT else FLOAT + activation_bytes)

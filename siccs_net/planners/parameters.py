@@ -60,7 +60,7 @@ def _convnext_block(width: int, kernel: Sequence[int], mlp_ratio: int) -> int:
 def _convnext_resampling(spec: NetworkSpec) -> int:
     """Between two levels: LayerNorm and strided convolution down; up, and a pointwise convolution after the skip."""
     total = 0
-    for fine, coarse, stride in zip(spec.widths, spec.widths[1:], spec.strides[1:], strict=True):
+    for fine, coarse, stride in zip(spec.widths, spec.widths[1:], spec.strides[1:], strict=False):
         up_kernel = stride if spec.upsampling == "transposed" else ()
         total += normalisation(fine) + convolution(fine, coarse, stride)
         total += convolution(coarse, fine, up_kernel) + convolution(2 * fine, fine, ())
@@ -68,17 +68,21 @@ def _convnext_resampling(spec: NetworkSpec) -> int:
 
 
 def _convnext_heads(spec: NetworkSpec) -> int:
-    """The last head, and under deep supervision a pointwise head for every decoder level that has none."""
-    pointwise = [convolution(width, spec.classes, ()) for width in spec.widths[:-1]] or [
-        convolution(spec.widths[0], spec.classes, ())
-    ]
-    if not strided_stem(spec):
-        return sum(pointwise) if spec.deep_supervision else pointwise[0]
-    width = spec.widths[0] // 2
+    """The last head, and under deep supervision a pointwise head for every other decoder level but the bottleneck."""
+    strided = strided_stem(spec)
+    supervised = spec.widths[0 if strided else 1 : -1] if spec.deep_supervision else ()
+    others = sum(convolution(width, spec.classes, ()) for width in supervised)
+    if not strided:
+        return convolution(spec.widths[0], spec.classes, ()) + others
+    width = head_width(spec)
     up_kernel = spec.stem_stride if spec.upsampling == "transposed" else ()
-    final = convolution(spec.widths[0], width, up_kernel) + normalisation(width)
-    final += convolution(width, spec.classes, (3,) * spec.dimension)
-    return final + (sum(pointwise) if spec.deep_supervision else 0)
+    up = convolution(spec.widths[0], width, up_kernel) + normalisation(width)
+    return up + convolution(width, spec.classes, (3,) * spec.dimension) + others
+
+
+def head_width(spec: NetworkSpec) -> int:
+    """Return the channels between a strided stem's upsampling and the logits."""
+    return max(spec.widths[0] // 2, spec.classes)
 
 
 def _plain_unet(spec: NetworkSpec) -> int:

@@ -139,7 +139,7 @@ def vahdani2026(
         dimension=3,
         steps=steps,
         spacing_mm=spacing,
-        median_shape=tuple(float(size) for size in PAPER_SHAPE),
+        median_shape=(float(PAPER_SHAPE[0]), float(PAPER_SHAPE[1]), float(PAPER_SHAPE[2])),
         storage="uint16",
         normalisation=(ChannelNormalisation(scheme="zscore", region="all"),),
         patch_size=PAPER_SHAPE,

@@ -125,7 +125,8 @@ def to_storage(image: NDArray[Any], storage: str) -> NDArray[Any]:
     limits = np.iinfo(storage)
     if image.dtype.kind == "f":
         image = np.rint(image)
-    return np.clip(image, limits.min, limits.max).astype(storage)
+    stored: NDArray[Any] = np.clip(image, limits.min, limits.max).astype(storage)
+    return stored
 
 
 def _check_channels(image: Image, configuration: Configuration, case: str) -> None:
@@ -250,4 +251,5 @@ def _label_values(classes: NDArray[Any], class_values: Sequence[int]) -> NDArray
     kind = np.uint8 if max(class_values) < 256 else np.uint16
     if tuple(class_values) == tuple(range(len(class_values))):
         return classes.astype(kind, copy=False)
-    return np.asarray(class_values, dtype=kind)[classes]
+    values: NDArray[Any] = np.asarray(class_values, dtype=kind)[classes]
+    return values

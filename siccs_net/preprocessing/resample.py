@@ -1,7 +1,7 @@
 """Image resampling as one banded matrix per axis, plane by plane.
 
 Resizing with a separable kernel is linear along each axis, so an axis is a matrix [outputs, inputs] whose rows are
-zero beyond a few neighbours. Rows are taken 32 at a time and multiplied with the inputs that they touch. Only a
+zero beyond a few neighbours. Rows are taken 16 at a time and multiplied with the inputs that they touch. Only a
 window of planes is held in float32; the result is the only array of its size.
 """
 
@@ -20,10 +20,13 @@ from siccs_net.errors import DataError, UsageError
 Order = Literal[0, 1, 3, "area"]
 
 _ORDERS = (0, 1, 3, "area")
-_BLOCK_ROWS = 32
+_BLOCK_ROWS = 16
 _PLANES_TOGETHER = 8
 # A cubic spline reaches every input with weights that fall by 0.27 a voxel; 1e-8 of 4096 HU is 4e-5 HU.
 _SMALLEST_WEIGHT = 1e-8
+# OpenBLAS splits larger products over threads that wait for each other: faster on idle cores, but twenty times slower
+# on busy ones, as when several cases are prepared at a time.
+_SINGLE_THREAD_PRODUCT = 4 * 65536
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,8 @@ def _resample_volume(
     limits = float(volume.min()), float(volume.max())
     blocks = _unchanged(len(volume)) if through is None else through
     for block, planes in _resized_windows(volume, blocks, rows, columns, out.shape[1:], separate_axis is not None):
-        mixed = planes if through is None else _mix(block.weights, planes)
+        mixed = planes if through is None else _along_depth(planes, block.weights)
         np.clip(mixed, *limits, out=out[block.outputs])
-
-
-def _mix(weights: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (weights @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])
 
 
 def _unchanged(size: int) -> tuple[Block, ...]:
@@ -220,12 +219,11 @@ def resize_planes(
 def _along_columns(planes: NDArray[np.float32], axis: Axis) -> NDArray[np.float32]:
     if axis is None:
         return planes
-    depth, height, width = planes.shape
-    lines = planes.reshape(depth * height, width)
-    out = np.empty((depth * height, axis[-1].outputs.stop), dtype=np.float32)
+    out = np.empty((*planes.shape[:2], axis[-1].outputs.stop), dtype=np.float32)
     for block in axis:
-        np.matmul(lines[:, block.inputs], block.weights.T, out=out[:, block.outputs])
-    return out.reshape(depth, height, -1)
+        for part in _parts(planes.shape[1], block.weights):
+            np.matmul(planes[:, part, block.inputs], block.weights.T, out=out[:, part, block.outputs])
+    return out
 
 
 def _along_rows(planes: NDArray[np.float32], axis: Axis) -> NDArray[np.float32]:
@@ -233,5 +231,20 @@ def _along_rows(planes: NDArray[np.float32], axis: Axis) -> NDArray[np.float32]:
         return planes
     out = np.empty((len(planes), axis[-1].outputs.stop, planes.shape[2]), dtype=np.float32)
     for block in axis:
-        np.matmul(block.weights, planes[:, block.inputs], out=out[:, block.outputs])
+        for part in _parts(planes.shape[2], block.weights):
+            np.matmul(block.weights, planes[:, block.inputs, part], out=out[:, block.outputs, part])
     return out
+
+
+def _along_depth(planes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = np.empty((len(weights), *planes.shape[1:]), dtype=np.float32)
+    for part in _parts(planes.shape[2], weights):
+        np.matmul(weights, planes[:, :, part].transpose(1, 0, 2), out=out[:, :, part].transpose(1, 0, 2))
+    return out
+
+
+def _parts(length: int, weights: NDArray[np.float32]) -> Iterator[slice]:
+    """Split an axis evenly, so that the product of each part with the weights stays small."""
+    count = -(-length * weights.size // _SINGLE_THREAD_PRODUCT)
+    step = -(-length // count)
+    return (slice(first, min(first + step, length)) for first in range(0, length, step))

@@ -18,7 +18,8 @@ _DROPPED_BITS = 13
 _DROPPED_FROM_FRACTIONS = 16
 """8 are kept for others: else floating-point images would have a bin for every few voxels."""
 _KEYS = 1 << (32 - _DROPPED_BITS)
-_LARGEST = 2.0**127
+_LARGEST = (2 - 2**-7) * 2.0**127
+"""The largest float32 with 8 significant bits."""
 _SMALLEST_STD = 1e-8
 
 Histogram = tuple[NDArray[np.float64], NDArray[np.int64]]

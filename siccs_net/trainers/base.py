@@ -68,7 +68,7 @@ class Trainer:
 
     configuration: Configuration
     network: nn.Module
-    loss: nn.Module
+    loss: DeepSupervisionLoss
     optimizer: torch.optim.Optimizer
     numerics: Numerics
 
@@ -228,7 +228,7 @@ class Trainer:
             self.config, recipe_sha256(self.configuration, self.task.labels), type(self).__name__
         )
 
-    def _for_every_output(self, loss: nn.Module) -> nn.Module:
+    def _for_every_output(self, loss: nn.Module) -> DeepSupervisionLoss:
         """Wrap a loss for the outputs of deep supervision, halving the weight at every coarser output."""
         spec = self.configuration.network
         outputs = len(output_strides(spec)) if spec.deep_supervision else 1
@@ -285,7 +285,7 @@ class Trainer:
         with autocast(self.numerics):
             values = self.training_step(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(values["loss"]).backward()
+        self._scaler.scale(values["loss"]).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self.optimizer)
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
@@ -303,7 +303,7 @@ class Trainer:
 
     def _measure_loss(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
         listed = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-        return self.loss.measure(listed, labels)  # type: ignore[operator, no-any-return]
+        return self.loss.measure(listed, labels)
 
     def _epoch_entry(self, progress: state.Progress, seconds: float) -> dict[str, Any]:
         """Return the epoch's line of the log. Raises TrainingError when its loss is not finite."""

@@ -18,7 +18,8 @@ def adamw(network: nn.Module, config: TrainerConfig, numerics: Numerics) -> torc
     Those are the parameters with at most one axis longer than 1. Epsilon is 1e-8, 1e-4 under float16 (with 1e-8
     half-precision gradients gave NaN in MedNeXt).
     """
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for parameter in network.parameters():
         if parameter.requires_grad:
             (decayed if sum(size > 1 for size in parameter.shape) > 1 else spared).append(parameter)

@@ -40,9 +40,8 @@ def dense(logits: NDArray[np.float32], target: Shape, separate_axis: int | None 
     """Every class resized in float64; the separate axis by its nearest slice."""
     sizes = enumerate(zip(logits.shape[1:], target, strict=True))
     inner = tuple(old if axis == separate_axis else new for axis, (old, new) in sizes)
-    resized = np.stack(
-        [resize(each, inner, order=1, mode="edge", anti_aliasing=False) for each in logits.astype(float)]
-    )
+    options = {"order": 1, "mode": "edge", "anti_aliasing": False}
+    resized = np.stack([resize(each, inner, **options) for each in logits.astype(float)])
     if separate_axis is None:
         return resized
     factors = [1.0, *(1 / (old / new) for old, new in zip(inner, target, strict=True))]
