@@ -1,6 +1,6 @@
 """Forward and backward of the ConvNeXt V2 U-Net on a CPU, beside the same network in plain PyTorch.
 
-python benchmarks/train_step.py [--threads 2] [--repeats 5]
+python benchmarks/train_step.py [--threads 2] [--repeats 5] [--full-resolution]
 
 `plain` has nn.ConvNd with groups for the depthwise convolution, torch.linalg.vector_norm in GRN and contiguous memory;
 `plain, channels last` the same in channels-last memory; `siccs_net` is the package's own. The weights are the same,
@@ -27,8 +27,8 @@ from siccs_net.records.network import NetworkSpec
 SHAPES = {2: (4, 1, 256, 256), 3: (1, 1, 64, 64, 64)}
 
 
-def describe(dimension: int) -> NetworkSpec:
-    """Five levels, blocks 1-1-3-1-1, strided stem, deep supervision: what the `convnext` planner makes."""
+def describe(dimension: int, stem: int) -> NetworkSpec:
+    """Five levels, blocks 1-1-3-1-1, deep supervision; a stem of stride 2 is what the `convnext` planner makes."""
     twos = (2,) * dimension
     return NetworkSpec(
         architecture="convnext_unet",
@@ -40,7 +40,7 @@ def describe(dimension: int) -> NetworkSpec:
         kernel_sizes=((7,) * dimension,) * 5,
         blocks_encoder=(1, 1, 3, 1, 1),
         blocks_decoder=(1, 1, 3, 1, 1),
-        stem_stride=twos,
+        stem_stride=(stem,) * dimension,
         deep_supervision=True,
     )
 
@@ -93,10 +93,10 @@ def step(network: nn.Module, images: Tensor) -> tuple[float, Tensor]:
     return seconds, torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
-def measure(dimension: int, kind: str, repeats: int) -> tuple[float, Tensor]:
+def measure(dimension: int, stem: int, kind: str, repeats: int) -> tuple[float, Tensor]:
     """Return the median seconds of a step and the gradient by one kind of network."""
     torch.manual_seed(0)
-    network = build_network(describe(dimension)).train()
+    network = build_network(describe(dimension, stem)).train()
     images = torch.randn(SHAPES[dimension])
     if kind != "siccs_net":
         make_plain(network)
@@ -110,18 +110,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--full-resolution", action="store_true", help="also a 3D stem of stride 1 (about a minute)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_heap()
-    print("| input | implementation | s a step | ratio | gradient differs by |\n|---|---|---|---|---|")
-    for dimension, shape in SHAPES.items():
-        baseline, reference = measure(dimension, "plain", args.repeats)
-        for kind in ("plain", "plain, channels last", "siccs_net"):
-            again = (baseline, reference) if kind == "plain" else measure(dimension, kind, args.repeats)
-            seconds, gradient = again
-            error = float((gradient - reference).norm() / reference.norm())
-            size = "×".join(map(str, shape))
-            print(f"| {size} | {kind} | {seconds:.3f} | {baseline / seconds:.1f} | {error:.0e} |", flush=True)
+    print("| input, stem stride | implementation | s a step | ratio | gradient differs by |\n|---|---|---|---|---|")
+    for dimension, stem in ((2, 2), (3, 2), (3, 1)) if args.full_resolution else ((2, 2), (3, 2)):
+        compare(dimension, stem, args.repeats)
+
+
+def compare(dimension: int, stem: int, repeats: int) -> None:
+    """Print the rows of one input."""
+    runs = {kind: measure(dimension, stem, kind, repeats) for kind in ("plain", "plain, channels last", "siccs_net")}
+    baseline, reference = runs["plain"]
+    size = "×".join(map(str, SHAPES[dimension]))
+    for kind, (seconds, gradient) in runs.items():
+        error = float((gradient - reference).norm() / reference.norm())
+        print(f"| {size}, {stem} | {kind} | {seconds:.3f} | {baseline / seconds:.1f} | {error:.0e} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from siccs_net.networks.build import build_network
+from torch import nn
 from tqdm import tqdm
 
 from siccs_net.errors import EnvironmentProblem, MissingPathError, ModelError, UnavailableError, UsageError
@@ -30,9 +32,13 @@ from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_nativ
 from siccs_net.preprocessing.statistics import image_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
 from siccs_net.records.dataset import LabelScheme
+from siccs_net.records.network import NetworkSpec
 from siccs_net.records.plan import Configuration
 from siccs_net.workspace import ModelFolder
 
+_VOXELS_TOGETHER = 2_000_000
+"""About as many voxels go through a network at once: enough to keep a device busy, little enough to fit one."""
+NetworkFactory = Callable[[NetworkSpec], nn.Module]
 Source = Path | str | Sequence[Path] | Image | NDArray[Any]
 
 
@@ -101,7 +107,7 @@ class Model:
                     len(self.labels.class_values),
                     flat=self.configuration.dimension == 2,
                     device=self.device,
-                    tile_batch=8 if self.configuration.dimension == 2 else 1,
+                    tile_batch=max(1, _VOXELS_TOGETHER // math.prod(patch)),
                     on_tiles=_advance(bar),
                 )
             except torch.cuda.OutOfMemoryError as error:
@@ -150,11 +156,12 @@ def load_model(
     folds: Sequence[int | str] | None = None,
     device: str = "auto",
     precision: str = "auto",
-    network: str | type | None = None,
+    network: str | NetworkFactory | None = None,
 ) -> Model:
     """Load a model folder: whichever folds it holds, or those named.
 
-    `network` (`package.module:Class`) is needed only for a trainer with a network of its own. Executes nothing that
+    `network` (`package.module:Class`, or what takes a NetworkSpec to a network) is needed only for a trainer with a
+    network of its own. Executes nothing that
     the folder names. Raises MissingPathError, ModelError (damaged, folds that disagree) or UsageError (no such fold).
     """
     paths = ModelFolder(Path(folder))
@@ -219,7 +226,7 @@ def _member(
     record: FinalRecord,
     configuration: Configuration,
     device: torch.device,
-    network: str | type | None,
+    network: str | NetworkFactory | None,
 ) -> Member:
     run = paths.fold(record.fold)
     if record.network_class is not None and network is None:
@@ -229,7 +236,8 @@ def _member(
             hint="Name it with --network package.module:Class or path/file.py:Class; a class named by a file is never run",
         )
     spec = configuration.network
-    built = build_network(spec) if network is None else find_class(network, "siccs_net.networks")(spec)
+    factory = find_class(network, "siccs_net.networks") if isinstance(network, str) else network or build_network
+    built = factory(spec)
     try:
         built.load_state_dict(read_tensors(run.weights, record.weights_sha256))
     except RuntimeError as error:

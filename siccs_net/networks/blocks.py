@@ -164,9 +164,24 @@ def upsampling(kind: str, inputs: int, outputs: int, stride: Sequence[int]) -> n
     return TRANSPOSED_CONV[len(stride)](inputs, outputs, tuple(stride), tuple(stride))
 
 
-def initialise(module: nn.Module) -> None:
-    """Draw a module's weights as ConvNeXt V2 does: truncated normal of sigma 0.02, biases 0. For `nn.Module.apply`."""
-    if isinstance(module, nn.Linear | DepthwiseConv | nn.modules.conv._ConvNd):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+def initialise(network: nn.Module, kind: str) -> None:
+    """Draw the weights of a network from a truncated normal; biases are 0.
+
+    `truncated_normal` has sigma 0.02 everywhere, as ConvNeXt V2; `fan_in` one over the root of the number of inputs
+    of each output, which keeps the variance of activations (LeCun et al., "Efficient BackProp", 1998).
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Linear | DepthwiseConv | nn.modules.conv._ConvNd):
+            continue
+        nn.init.trunc_normal_(module.weight, std=0.02 if kind == "truncated_normal" else _inputs(module) ** -0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _inputs(module: nn.Module) -> int:
+    """Number of inputs of each output; a transposed convolution whose kernel is its stride has one per channel."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{type(module).__name__} has no weight")
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    return int(weight.shape[0]) if transposed else weight[0].numel()

@@ -57,7 +57,7 @@ class ConvNeXtUNet(nn.Module):
         self.supervision = nn.ModuleDict(
             {str(level): PointwiseConv(spec.widths[level], spec.classes) for level in _supervised_levels(spec)}
         )
-        self.apply(initialise)
+        initialise(self, spec.initialisation)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         check_size(self.spec, x.shape[2:])

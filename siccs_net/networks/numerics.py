@@ -57,12 +57,14 @@ def applied(numerics: Numerics) -> Iterator[None]:
     """Use these threads and kernels inside, and put back what was there."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(numerics.threads)
-    torch.use_deterministic_algorithms(numerics.deterministic)
+    if numerics.deterministic != deterministic:  # the call imports torch's compiler, a second that most runs can save
+        torch.use_deterministic_algorithms(numerics.deterministic)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if numerics.deterministic != deterministic:
+            torch.use_deterministic_algorithms(deterministic)
 
 
 def autocast(numerics: Numerics) -> torch.autocast:

@@ -178,14 +178,26 @@ def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) 
     with files.exclusive(run.root, f"training fold {fold}"):
         if overwrite and not resume:
             _clear(run.root)
+        trainer = training.trainer(make_task(training, fold, resume=resume))
         if resume and run.record.is_file() and run.weights.is_file():
             logger.info("fold %s is trained already", fold)
             record = files.read_record(run.record, FinalRecord)
         else:
-            record = training.trainer(make_task(training, fold, resume=resume)).fit()
+            record = trainer.fit()
         validation = None
         if fold != FULL:
-            validation = validate_fold(training.model, fold, training.dataset, training.store, device=training.device)
+            # The trainer is at hand here, so a network of its own can be built by it.
+            own = record.network_class is not None
+            network = (lambda spec: trainer.rebuild_network(record.configuration)) if own else None
+            validation = validate_fold(
+                training.model,
+                fold,
+                training.dataset,
+                training.store,
+                device=training.device,
+                network=network,
+                show_progress=training.show_progress,
+            )
     return FoldResult(fold, record, validation)
 
 

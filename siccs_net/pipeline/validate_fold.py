@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from siccs_net.errors import DataError
 from siccs_net.evaluation.summary import measure_case, summarise, summary_csv
-from siccs_net.inference.predictor import Model, load_model
+from siccs_net.inference.predictor import Model, NetworkFactory, load_model
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset
 from siccs_net.io.image import read_label, write_label
@@ -30,7 +30,7 @@ def validate_fold(
     *,
     device: str,
     surface: bool = True,
-    network: str | type | None = None,
+    network: NetworkFactory | None = None,
     show_progress: bool = False,
 ) -> Summary:
     """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.

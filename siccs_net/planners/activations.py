@@ -15,10 +15,10 @@ from siccs_net.planners.rules import level_volumes
 from siccs_net.records.network import NetworkSpec
 
 FLOAT = 4
-# A loss keeps, for each class: logits, their logarithms, probabilities, the one-hot reference and one product.
-LOSS_FLOATS_A_CLASS = 5
-# The labels of the reference, int64.
-LABEL_BYTES = 8
+# A loss keeps for each class, beside the logits: the logarithm of the probability, the probability (float32) and
+# whether it is the reference's (bool); and for each voxel the label (int64) and three numbers of the focal part.
+LOSS_BYTES_A_CLASS = 2 * FLOAT + 1
+LOSS_BYTES_A_VOXEL = 8 + 3 * FLOAT
 
 
 def kept_bytes(spec: NetworkSpec, patch_size: Sequence[int], element: int, *, checkpointing: bool) -> int:
@@ -39,19 +39,19 @@ def loss_bytes(spec: NetworkSpec, patch_size: Sequence[int], element: int) -> in
     full = math.prod(patch_size)
     coarse = [volume for volume in level_volumes(spec, patch_size)[:-1] if volume < full]
     voxels = full + (sum(coarse) if spec.deep_supervision else 0)
-    return voxels * (spec.classes * (element + FLOAT * LOSS_FLOATS_A_CLASS) + LABEL_BYTES)
+    return voxels * (spec.classes * (element + LOSS_BYTES_A_CLASS) + LOSS_BYTES_A_VOXEL)
 
 
 def widest_bytes(spec: NetworkSpec, patch_size: Sequence[int], element: int) -> int:
     """Return the bytes of the largest gradients that exist at once in one sample's backward pass (an upper bound).
 
     In a ConvNeXt V2 block the expansion's gradient is there before and after GELU and GRN, and in float32 for the sum
-    of squares (twice under autocast); elsewhere an output's and an input's gradient.
+    of squares (twice under autocast); elsewhere an output's, the joined inputs', and copies in another layout.
     """
     volumes, full = level_volumes(spec, patch_size), math.prod(patch_size)
-    logits = full * spec.classes * 2 * FLOAT
+    logits = full * spec.classes * 3 * FLOAT
     if spec.architecture != "convnext_unet":
-        joined = [3 * width * volume * element for width, volume in zip(spec.widths, volumes, strict=True)]
+        joined = [5 * width * volume * element for width, volume in zip(spec.widths, volumes, strict=True)]
         return max(logits, *joined)
     expanded = [spec.mlp_ratio * width * volume for width, volume in zip(spec.widths, volumes, strict=True)]
     blocks = [size * (3 * element + _squares(element)) for size in expanded]
@@ -102,11 +102,12 @@ def _level_bytes(spec: NetworkSpec, volumes: Sequence[int], element: int) -> lis
 def _convnext_block(width: int, ratio: int, element: int) -> int:
     """Bytes a voxel that one ConvNeXt V2 block keeps.
 
-    Of the width: its input, LayerNorm's input (float32) and output. Of the expansion: before GELU, after it, after
-    GRN and, under autocast, GELU's output once more in float32 for the sum of squares.
+    Of the width: its input, LayerNorm's input (float32) and output. Of the expansion: before GELU, after it and after
+    GRN. Under autocast what comes after GELU is kept in float32 twice: for GRN's sum of squares, and for its product,
+    which CUDA's autocast computes in the widest type.
     """
-    squares = 0 if element == FLOAT else FLOAT
-    return width * (2 * element + FLOAT) + ratio * width * (3 * element + squares) + 2 * FLOAT
+    after_gelu = FLOAT if element == FLOAT else 2 * FLOAT
+    return width * (2 * element + FLOAT) + ratio * width * (2 * element + after_gelu) + 2 * FLOAT
 
 
 def _plain_encoder(spec: NetworkSpec, volumes: Sequence[int], element: int) -> list[int]:

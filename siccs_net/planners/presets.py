@@ -30,7 +30,7 @@ PAPER_BLOCKS = (1, 1, 3, 1)
 PAPER_WIDTHS = (32, 64, 128, 256)
 PAPER_WINDOW_HU = (-1024.0, 600.0)
 DEMO_SPACING_MM = (5.0, 4.0, 4.0)
-DEMO_PATCH = (32, 64, 80)
+DEMO_PATCH = (32, 48, 64)
 _ISOTROPIC_MM = (1.0, 1.0, 1.0)
 _PATCH_VARIANT_SIZE = (96, 128, 128)
 
@@ -192,8 +192,10 @@ def demo(dataset: Dataset, fingerprint: Fingerprint, shape: DatasetShape, *, fol
         kernel_sizes=((3, 5, 5),) * levels,
         blocks_encoder=(1, 1, 2, 1),
         blocks_decoder=(1, 1, 1, 1),
-        stem_stride=(1, 2, 2),
+        stem_stride=(2, 2, 2),
         deep_supervision=True,
+        mlp_ratio=2,
+        initialisation="fan_in",
     )
     configuration = Configuration(
         dimension=3,
@@ -219,7 +221,13 @@ def demo(dataset: Dataset, fingerprint: Fingerprint, shape: DatasetShape, *, fol
         preset="demo",
         trainer="SiccsTrainer",
         folds=folds,
-        training={"epochs": 6, "warmup_epochs": 0.5, "augmentation": {"rotation_probability": 0.0}},
+        training={
+            "epochs": 7,
+            "learning_rate": 1e-2,
+            "validation_patches": 6,
+            "validate_every": 2,
+            "augmentation": {"rotation_probability": 0.0, "scaling_probability": 0.0},
+        },
         configurations={"3d_fullres": configuration},
         provenance={"configurations.3d_fullres": "assumed", "training": "assumed"},
     )

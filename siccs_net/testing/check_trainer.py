@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from siccs_net.errors import SiccsError, TrainerContractError
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.predictor import NetworkFactory, load_model
 from siccs_net.io.dataset import Dataset, open_dataset
 from siccs_net.io.image import Image
 from siccs_net.pipeline.plan import plan
@@ -65,7 +65,7 @@ class _Bench:
         )
 
 
-def check_trainer(trainer: type[Trainer], *, network: str | type | None = None, **settings: Any) -> list[str]:
+def check_trainer(trainer: type[Trainer], *, network: str | NetworkFactory | None = None, **settings: Any) -> list[str]:
     """Train, repeat, resume and predict with a trainer on a tiny dataset; return what was checked.
 
     `network` is the class of the trainer's own network, if it has one; `settings` are training settings. Raises
@@ -147,7 +147,7 @@ def _resumes(bench: _Bench) -> None:
         )
 
 
-def _predicts(bench: _Bench, network: str | type | None) -> None:
+def _predicts(bench: _Bench, network: str | NetworkFactory | None) -> None:
     model = load_model(bench.model("first").root, device="cpu", network=network)
     image, _ = make_tiny_case(99)
     segmentation = model.predict(Image.from_array(image, spacing_mm=(5.0, 4.0, 4.0)))

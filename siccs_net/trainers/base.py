@@ -185,6 +185,11 @@ class Trainer:
             self._picture.draw(log.lines, last=True)
             return self._write_model(progress)
 
+    def rebuild_network(self, configuration: Configuration) -> nn.Module:
+        """Return a new network for a configuration that was trained with, as `build_network` makes it."""
+        self.configuration = configuration
+        return self.build_network()
+
     def _train_epoch(
         self, progress: state.Progress, batches: Iterator[tuple[tuple[int, int], Batch]], interrupts: Interrupts
     ) -> None:

@@ -41,7 +41,7 @@ class _Stub(types.ModuleType):
         return _AnyName(name, (), {})
 
 
-class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives an empty module for packages that timm imports and the block does not use."""
 
     packages = ("torchvision", "huggingface_hub")
@@ -59,7 +59,7 @@ class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def main() -> None:
     """Fill timm's block with sines, run it in float64, write the rounded output."""
-    sys.meta_path.insert(0, _Stubs())
+    sys.meta_path.insert(0, Stubs())
     import timm
     from timm.models.convnext import ConvNeXtBlock
 

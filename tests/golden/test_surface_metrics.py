@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,17 @@ from siccs_net.evaluation.surface import SurfaceMetrics, surface_metrics
 CLASSES = {"normal": (1,), "EF": (2,), "GGO": (3,), "EF+GGO": (2, 3), "lung": (1, 2, 3)}
 SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.7, 0.7), (1.25, 0.703125, 0.703125), (0.4, 2.5, 1.1)]
 NSD_2MM, NSD_5MM, HD95 = range(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """MONAI's small tensors in one thread: on a busy machine a pool of threads waits for itself."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def monai_metrics(prediction: NDArray[Any], reference: NDArray[Any], spacing: Sequence[float]) -> list[float]:
@@ -128,7 +139,7 @@ masks = st.tuples(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(masks)
 def test_any_small_pair(drawn: tuple[tuple[int, ...], int, float, list[float]]) -> None:
     shape, seed, share, spacing = drawn
@@ -278,7 +289,7 @@ def test_real_lesions_on_one_slice(shared_data: Path) -> None:
 
 
 def test_memory_is_a_few_bytes_a_voxel() -> None:
-    prediction, reference = (ndimage.zoom(labels, 4, order=0) for labels in blobs(8, (24, 30, 30)))
+    prediction, reference = (ndimage.zoom(labels, 3, order=0) for labels in blobs(8, (24, 30, 30)))
     surface_metrics(prediction[:8], reference[:8], SPACINGS[0], CLASSES)
     tracemalloc.start()
     surface_metrics(prediction, reference, SPACINGS[0], CLASSES)
