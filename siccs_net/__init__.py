@@ -2,11 +2,11 @@
 
     import siccs_net as sn
 
-    dataset = sn.open_dataset("raw/Dataset501_Name")
+    dataset = sn.open_dataset("siccs_workspace/raw/Dataset501_Name")
     plan = sn.plan(dataset)
     sn.preprocess(dataset, plan, "3d_fullres")
     sn.train(dataset, plan, "3d_fullres", fold=0)
-    model = sn.load_model("results/…")
+    model = sn.load_model("siccs_workspace/results/…")
     model.predict("scan.nii.gz").save("seg.nii.gz")
 
 Names are imported when they are first used, so that importing the package needs neither torch nor time.

@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Real CT is read from ../shared/data beside the checkout; without it those tests are skipped."""
+"""Fixtures of all tests. Real CT is read from ../shared/data beside the checkout; its tests are skipped without."""
 
 from __future__ import annotations
 

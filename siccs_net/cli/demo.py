@@ -178,7 +178,7 @@ def _finish(run: Run, validation: Summary, test: Summary, picture: Path, seconds
     output = run.args.output
     body = {
         "seconds": round(seconds, 1),
-        "folds": len({case for case in (validation.folds or {}).values()}),
+        "folds": len(set((validation.folds or {}).values())),
         "validation_dice": {name: _mean_dice(validation, name) for name in REPORTED},
         "test_dice": {name: _mean_dice(test, name) for name in REPORTED},
         "seed": run.args.seed,

@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = new_parser(
         "doctor",
-        "Say what this machine has for siccs_net and test it: versions, devices, threads, disk, folders, a tiny training.",
+        "Say what this machine has for siccs_net, and test it with a tiny training: versions, devices, disk, folders.",
         example="siccs_doctor",
     )
     parser.add_argument("--no-self-test", action="store_true", help="only look, run nothing")

@@ -14,7 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = new_parser(
         "evaluate",
-        "Measure predicted masks against references: Dice, NSD at 2 and 5 mm, HD95 and volumes, per case and in summary.",
+        "Measure predicted masks against references: Dice, NSD at 2 and 5 mm, HD95, volumes, per case and in summary.",
         example="siccs_evaluate -i masks -r labelsTs -o evaluation",
     )
     parser.add_argument(

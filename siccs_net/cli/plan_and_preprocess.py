@@ -119,10 +119,8 @@ def _print_plan(run: Run, plan: Plan) -> None:
             ("steps", " → ".join(step.step for step in configuration.steps)),
             ("patch size", _numbers(configuration.patch_size)),
             ("batch size", f"{configuration.batch_size}, {configuration.iterations_per_epoch} iterations an epoch"),
-            (
-                "network",
-                f"{network.architecture}, widths {_numbers(network.widths)}, stem stride {_numbers(network.stem_stride)}",
-            ),
+            ("network", f"{network.architecture}, stem stride {_numbers(network.stem_stride)}"),
+            ("widths", _numbers(network.widths)),
         ]
         if memory is not None:
             rows.append(("parameters", f"{memory.parameters / 1e6:.2f} million"))
@@ -150,6 +148,5 @@ def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:
         z, y, x = configuration.median_shape
         voxel = width[configuration.storage] * configuration.network.in_channels + 1
         size = z * y * x * voxel * len(dataset.cases)
-        run.say(
-            f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {len(dataset.cases)} cases; nothing was written"
-        )
+        cases = len(dataset.cases)
+        run.say(f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {cases} cases; nothing was written")

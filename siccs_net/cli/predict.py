@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = new_parser(
         "predict",
-        "Predict a scan or a folder of scans with the ensemble of a model's folds; masks lie on the scans' exact grids.",
+        "Predict a scan or a folder of scans with the ensemble of a model's folds, on the scans' exact grids.",
         example="siccs_predict -i scans -o masks -m results/Dataset501_X/SiccsTrainer__convnext__2d",
     )
     parser.add_argument("-i", "--input", metavar="IN", type=Path, required=True, help="an image, or a folder of images")

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from siccs_net.preprocessing.statistics import apply_normalisation, image_normalisation
-from siccs_net.records.statistics import Normalisation
 from torch.utils.data import DataLoader, Dataset
 
 from siccs_net.augment.intensity import apply_transforms
@@ -24,6 +22,8 @@ from siccs_net.data.sampling import PatchSampler, Place, read_box
 from siccs_net.data.streams import stream
 from siccs_net.errors import SiccsError, TrainingError
 from siccs_net.io.store import PreparedStore
+from siccs_net.preprocessing.statistics import apply_normalisation, image_normalisation
+from siccs_net.records.statistics import Normalisation
 
 Step = tuple[int, int]
 

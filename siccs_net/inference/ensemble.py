@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from siccs_net.preprocessing.statistics import apply_normalisation
-from siccs_net.records.statistics import Normalisation
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from siccs_net.inference.sliding_window import Padding
 from siccs_net.networks.numerics import autocast
+from siccs_net.preprocessing.statistics import apply_normalisation
 from siccs_net.records.checkpoint import Numerics
+from siccs_net.records.statistics import Normalisation
 
 
 @dataclass(frozen=True)

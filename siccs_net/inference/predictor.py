@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from siccs_net.networks.build import build_network
 from torch import nn
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from siccs_net.io.checkpoint import read_tensors
 from siccs_net.io.dataset import read_description
 from siccs_net.io.image import Image, Segmentation, read_image
 from siccs_net.io.store import PreparedCase
+from siccs_net.networks.build import build_network
 from siccs_net.networks.numerics import choose_device, choose_numerics
 from siccs_net.plugins import find_class
 from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_native
@@ -233,7 +233,7 @@ def _member(
         raise UnavailableError(
             f"the network of trainer {record.trainer} is its own class {record.network_class}",
             path=run.root,
-            hint="Name it with --network package.module:Class or path/file.py:Class; a class named by a file is never run",
+            hint="Name it with --network package.module:Class or path/file.py:Class; no file names code that is run",
         )
     spec = configuration.network
     factory = find_class(network, "siccs_net.networks") if isinstance(network, str) else network or build_network

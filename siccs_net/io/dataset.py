@@ -239,8 +239,8 @@ def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], 
                 )
             else:
                 patients[case] = patient
-    for case in sorted(set(cases) - set(patients)):
-        problems.append(Problem("patients.csv", f"{case}: not in patients.csv", case, path))
+    lost = sorted(set(cases) - set(patients))
+    problems += [Problem("patients.csv", f"{case}: not in patients.csv", case, path) for case in lost]
     return patients, problems
 
 

@@ -110,8 +110,9 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A record lock: unlike flock's it is not inherited by loader workers, which may outlive a killed process.
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise EnvironmentProblem(
                 f"another process is {work} here", path=folder, hint="Wait for it, or end it, and run this again"
             ) from error

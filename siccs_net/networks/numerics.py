@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Say whether bfloat16 pays: on a GPU that has it, on a CPU only with AMX tiles (measured: slower without)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 

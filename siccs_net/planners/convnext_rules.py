@@ -152,6 +152,7 @@ def convnext_network(
         blocks_decoder=blocks,
         stem_stride=first,
         deep_supervision=levels > 1,
+        initialisation="fan_in",
     )
 
 

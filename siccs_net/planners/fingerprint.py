@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from siccs_net.preprocessing.crop import body_box, crop
-from siccs_net.preprocessing.statistics import measure
 
 from siccs_net.errors import DataError, SiccsError
 from siccs_net.geometry import Grid
@@ -17,6 +15,8 @@ from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset, Problem
 from siccs_net.io.image import Image, check_same_grid, read_image, read_label
 from siccs_net.parallel import run_all
+from siccs_net.preprocessing.crop import body_box, crop
+from siccs_net.preprocessing.statistics import measure
 from siccs_net.records.case import Box
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.fingerprint import CaseFingerprint, Fingerprint
@@ -42,7 +42,7 @@ def is_ct(dataset: Dataset) -> bool:
 def examine_dataset(
     dataset: Dataset, known: Fingerprint | None = None, *, workers: int | None = None
 ) -> Iterator[Examination]:
-    """Yield the examination of every case as it is done. A case of `known` whose files' hashes stand is not read again."""
+    """Yield the examination of every case as it is done; one whose files' hashes stand in `known` is not read again."""
     reusable = {case.case: case for case in known.cases} if known is not None and _same_crop(dataset, known) else {}
     jobs = [(case, reusable.get(name)) for name, case in dataset.cases.items()]
     for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=workers):

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnext
-from siccs_net.planners.memory import inference_memory, training_memory
 
 from siccs_net.errors import UsageError
 from siccs_net.io.dataset import Dataset
+from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnext
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft
+from siccs_net.planners.memory import inference_memory, training_memory
 from siccs_net.planners.nnunet_rules import plan_nnunet
 from siccs_net.planners.presets import PRESETS
 from siccs_net.records.base import explain

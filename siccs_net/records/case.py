@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from siccs_net.records.statistics import ChannelStatistics
-
 from siccs_net.records.base import Record
+from siccs_net.records.statistics import ChannelStatistics
 
 Triple = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

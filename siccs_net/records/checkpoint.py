@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from siccs_net.records.statistics import Normalisation
 
 from siccs_net.records.base import Record
 from siccs_net.records.plan import Configuration
+from siccs_net.records.statistics import Normalisation
 
 
 class Numerics(Record):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from siccs_net.records.statistics import ChannelStatistics
-
 from siccs_net.records.base import Record
 from siccs_net.records.case import Box, Triple
+from siccs_net.records.statistics import ChannelStatistics
 
 
 class CaseFingerprint(Record):

@@ -16,8 +16,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
-from siccs_net.networks.build import build_network, output_strides
 from torch import Tensor, nn
 
 from siccs_net.augment.intensity import intensity_transforms
@@ -28,6 +26,8 @@ from siccs_net.errors import Interrupted, TrainerContractError, TrainingError
 from siccs_net.geometry import ANATOMICAL_AXES
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
+from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
+from siccs_net.networks.build import build_network, output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
 from siccs_net.preprocessing.preprocess import IGNORED, recipe_sha256
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
@@ -35,7 +35,7 @@ from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
 from siccs_net.trainers.config import TrainerConfig, complete
 from siccs_net.trainers.interrupts import Interrupts
-from siccs_net.trainers.log import EpochLog, ProgressPicture, progress_bar
+from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
 from siccs_net.trainers.optimisation import adamw, schedule
 from siccs_net.trainers.patch_space import patch_axes, patch_spacing
 from siccs_net.trainers.task import TrainTask
@@ -180,6 +180,7 @@ class Trainer:
                     progress = state.Progress(progress.epoch + 1, log_bytes=log.append(entry))
                     self._save(progress)
                     self._picture.draw(log.lines)
+                    logger.info("%s", describe_epoch(self.task.fold, self.config.epochs, entry))
                     self.on_epoch_end(progress.epoch - 1, entry)
                     self._stop_if(interrupts)
             self._picture.draw(log.lines, last=True)
@@ -313,7 +314,7 @@ class Trainer:
     def _epoch_entry(self, progress: state.Progress, seconds: float) -> dict[str, Any]:
         """Return the epoch's line of the log. Raises TrainingError when its loss is not finite."""
         entry: dict[str, Any] = {"epoch": progress.epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        entry |= {name: progress.mean(name) for name in progress.running}
+        entry |= {name if name == "loss" else f"loss_{name}": progress.mean(name) for name in progress.running}
         if not math.isfinite(entry["loss"]):
             raise TrainingError(
                 f"the loss of epoch {progress.epoch} is not finite",

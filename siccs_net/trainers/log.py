@@ -59,6 +59,15 @@ class ProgressPicture:
             self._drawn = now
 
 
+def describe_epoch(fold: str, epochs: int, entry: Mapping[str, Any]) -> str:
+    """Return an epoch's line of the log in words."""
+    dice = entry.get("dice", {})
+    listed = ", ".join(f"{name} {'none' if value is None else format(value, '.3f')}" for name, value in dice.items())
+    validated = f", validation Dice {listed}" if dice else ""
+    place = f"fold {fold} epoch {entry['epoch'] + 1}/{epochs}"
+    return f"{place}: loss {entry['loss']:.4f}{validated}, {entry['seconds']:.1f} s"
+
+
 def progress_bar(title: str, total: int, done: int, *, shown: bool) -> tqdm[Any]:
     """Return a progress bar with rate and time left; silent when not shown or not on a terminal."""
     return tqdm(total=total, initial=done, desc=title, leave=False, disable=None if shown else True, dynamic_ncols=True)

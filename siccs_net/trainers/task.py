@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from siccs_net.records.statistics import Normalisation
 
 from siccs_net.io.store import PreparedStore
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Configuration, Plan
+from siccs_net.records.statistics import Normalisation
 from siccs_net.trainers.config import TrainerConfig
 from siccs_net.workspace import RunFolder
 

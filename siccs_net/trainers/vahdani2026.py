@@ -10,7 +10,7 @@ from siccs_net.trainers.base import Trainer
 
 
 class Vahdani2026Trainer(Trainer):
-    """Focal Dice loss, AdamW with AMSGrad, cosine per epoch, 100 epochs, the paper's four augmentations, no mirroring."""
+    """Focal Dice loss, AdamW with AMSGrad, cosine per epoch, 100 epochs, the paper's augmentations, no mirroring."""
 
     defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 100,

@@ -18,7 +18,7 @@ from siccs_net.pipeline.predict import find_scans, predict_scans
 from siccs_net.pipeline.preprocess import preprocess
 from siccs_net.pipeline.train import train
 from siccs_net.plugins import find_class
-from siccs_net.testing.check_trainer import check_trainer
+from siccs_net.testing import check_trainer
 from siccs_net.testing.tiny import make_tiny_case
 from siccs_net.trainers.base import Trainer
 from siccs_net.trainers.siccs import SiccsTrainer
@@ -34,7 +34,7 @@ from siccs_net import SiccsTrainer
 class MyTrainer(SiccsTrainer):
     """Another loss."""
 
-    defaults = {"epochs": 2, "learning_rate": 1e-3}
+    defaults = {"epochs": 2, "weight_decay": 0.5}
 
     def build_loss(self):
         return nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -165,9 +165,9 @@ def test_evaluation_measures_pairs_and_names_what_is_missing(ready, tmp_path):
     assert result.summary.mean["1"].Dice == 1
     assert result.summary.mean["EF+GGO"].NSD_2mm == 1
     assert (tmp_path / "evaluation" / "summary.csv").read_text().count("\n") == 1 + 6 * 5
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.nii.gz").write_bytes(b"")
     with pytest.raises(UsageError, match="no prediction has the name"):
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "x.nii.gz").write_bytes(b"")
         evaluate(tmp_path / "other", references, tmp_path / "evaluation")
 
 
@@ -188,7 +188,7 @@ def test_a_trainer_in_a_users_file_trains_and_predicts_without_it(ready, tmp_pat
     folder = ready.workspace.model_folder(ready.dataset.name, "MyTrainer", ready.plan.name, "3d_fullres")
     record = json.loads(folder.fold(0).record.read_text())
     assert record["epochs"] == 2
-    assert record["config"]["learning_rate"] == 1e-3
+    assert record["config"]["weight_decay"] == 0.5
     assert load_model(folder.root, device="cpu").predict(Image.from_array(make_tiny_case(3)[0], spacing_mm=(5, 4, 4)))
 
 
@@ -205,7 +205,7 @@ def test_a_network_of_ones_own_must_be_named(ready, tmp_path):
         workspace=ready.workspace,
     )
     folder = ready.workspace.model_folder(ready.dataset.name, "FlatTrainer", ready.plan.name, "3d_fullres")
-    with pytest.raises(UnavailableError, match="flat.*:Flat.*--network"):
+    with pytest.raises(UnavailableError, match=r"flat.*:Flat.*--network"):
         load_model(folder.root, device="cpu")
     model = load_model(folder.root, device="cpu", network=f"{path}:Flat")
     assert model.predict(Image.from_array(make_tiny_case(3)[0], spacing_mm=(5, 4, 4))).array.shape == (1, 16, 40, 48)

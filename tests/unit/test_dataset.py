@@ -30,7 +30,7 @@ def test_all_optional_keys_and_unknown_ones_are_kept():
         dataset={"x": {"images": ["a.nii.gz"], "label": "b.nii.gz"}},
         licence="CC",
         siccs_groups={"both": [1, 2]},
-        **{"name": "N"},
+        name="N",
     )
     again = DatasetDescription.from_json(description.to_json())
     assert again == description

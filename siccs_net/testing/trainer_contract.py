@@ -143,7 +143,7 @@ def _resumes(bench: _Bench) -> None:
     if _weights(run) != _weights(bench.model("first").fold(0)):
         raise TrainerContractError(
             f"{bench.trainer.__name__} resumes to other weights",
-            hint="State that changes during training belongs into the network, the optimizer or a function of the epoch",
+            hint="What changes during training belongs into the network, the optimizer or a function of the epoch",
         )
 
 
