@@ -85,12 +85,10 @@ class Segmentation:
 
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume of every label and group in millilitres."""
-        counts = np.bincount(self.array.ravel())
+        present = {value for values in self.labels.values() for value in values}
+        counts = {value: int(np.count_nonzero(self.array == value)) for value in present}
         volume = self.grid.voxel_volume_mm3 / 1000
-        return {
-            name: float(sum(int(counts[v]) for v in values if v < len(counts)) * volume)
-            for name, values in self.labels.items()
-        }
+        return {name: sum(counts[value] for value in values) * volume for name, values in self.labels.items()}
 
     def save(self, path: Path | str) -> str:
         """Write the label map on its scan's exact native grid; return the file's SHA-256."""

@@ -38,6 +38,7 @@ from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
 from siccs_net.trainers.optimisation import adamw, schedule
 from siccs_net.trainers.patch_space import patch_axes, patch_spacing
+from siccs_net.trainers.scoring import confusion_matrix, dice
 from siccs_net.trainers.task import TrainTask
 
 HOOKS = (
@@ -104,14 +105,15 @@ class Trainer:
     def build_loss(self) -> nn.Module:
         """Return the loss of (logits [b, classes, *patch], int64 labels [b, *patch]) for one output."""
         settings = self.config.loss
+        ignore = None if self.task.labels.ignore is None else IGNORED
         if settings.name == "focal_dice":
             return FocalDiceLoss(
                 variant=settings.variant,
                 focal_weight=settings.focal_weight,
                 dice_weight=settings.dice_weight,
                 gamma=settings.gamma,
+                ignore_label=ignore,
             )
-        ignore = None if self.task.labels.ignore is None else IGNORED
         return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore)
 
     def build_augmentation(self) -> Sequence[Any]:
@@ -143,15 +145,16 @@ class Trainer:
 
     def validation_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return `loss` and `confusion` [classes, classes] (reference, prediction; voxels) of one patch."""
+        classes = len(self.task.labels.class_values)
         logits = self.network(images)
         predicted = (logits[0] if isinstance(logits, list) else logits).argmax(1)
-        return {**self._measure_loss(logits, labels), "confusion": self._confusion(predicted, labels)}
+        return {**self._measure_loss(logits, labels), "confusion": confusion_matrix(predicted, labels, classes)}
 
     def score(self, confusion: Tensor) -> dict[str, float | None]:
         """Return the Dice of each label and group over all validation patches (None where undefined)."""
         values = list(self.task.labels.class_values)
         return {
-            name: _dice(confusion, [values.index(value) for value in members])
+            name: dice(confusion, [values.index(value) for value in members])
             for name, members in self.task.labels.reported.items()
         }
 
@@ -342,12 +345,6 @@ class Trainer:
             losses.append(float(values["loss"]))
         return {"validation_loss": math.fsum(losses) / len(losses), "dice": self.score(confusion)}
 
-    def _confusion(self, predicted: Tensor, labels: Tensor) -> Tensor:
-        classes = len(self.task.labels.class_values)
-        known = labels != IGNORED
-        joint = labels[known] * classes + predicted[known]
-        return torch.bincount(joint, minlength=classes * classes).reshape(classes, classes)
-
     def _save(self, progress: state.Progress) -> None:
         number = progress.epoch * self._iterations + progress.iteration
         state.save_state(
@@ -389,12 +386,3 @@ class Trainer:
         )
         files.write_record(self.task.run.record, record)
         return record
-
-
-def _dice(confusion: Tensor, classes: list[int]) -> float | None:
-    """Dice of the union of some classes from a confusion matrix (reference, prediction); None when both are empty."""
-    members = torch.zeros(len(confusion), dtype=torch.bool)
-    members[classes] = True
-    both = int(confusion[members][:, members].sum())
-    total = int(confusion[members].sum()) + int(confusion[:, members].sum())
-    return 2 * both / total if total else None
