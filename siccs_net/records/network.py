@@ -49,7 +49,9 @@ class NetworkSpec(Record):
             "blocks_decoder": (len(self.blocks_decoder), decoder),
         }
         wrong = [
-            f"{name} has {found} entries for {wanted}" for name, (found, wanted) in counts.items() if found != wanted
+            f"{name} has {found} entries, {levels} widths need {wanted}"
+            for name, (found, wanted) in counts.items()
+            if found != wanted
         ]
         sizes = (*self.strides, *self.kernel_sizes, self.stem_stride)
         if any(len(size) != self.dimension for size in sizes):
