@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import settings
 
 from siccs_net.testing.tiny import write_tiny_dataset
 
-settings.register_profile("siccs", deadline=None, max_examples=40)
+settings.register_profile("siccs", deadline=None, max_examples=int(os.environ.get("SICCS_EXAMPLES", "40")))
 settings.load_profile("siccs")
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
