@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -57,6 +58,8 @@ def applied(numerics: Numerics) -> Iterator[None]:
     """Use these threads and kernels inside, and put back what was there."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(numerics.threads)
+    if numerics.deterministic and numerics.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     if numerics.deterministic != deterministic:  # the call imports torch's compiler, a second that most runs can save
         torch.use_deterministic_algorithms(numerics.deterministic)
     try:

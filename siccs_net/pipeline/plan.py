@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from siccs_net.data.splits import make_splits
-from siccs_net.errors import DatasetError, RecordError
+from siccs_net.errors import DatasetError, RecordError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
 from siccs_net.pipeline.validate import split_problems, validate
@@ -44,9 +44,11 @@ def plan(
     """
     place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
     fingerprint = take_fingerprint(dataset, place, workers=workers, save=save, show_progress=show_progress)
-    splits = choose_splits(dataset, fingerprint, place, folds or DEFAULT_FOLDS)
+    if folds is not None and folds < 2:
+        raise UsageError("cross-validation needs two folds at least", found=folds)
+    splits = choose_splits(dataset, fingerprint, place, folds)
     request = PlanRequest(planner, preset, tuple(configurations or ()), dict(settings or {}), len(splits.folds), name)
-    made = make_plan(dataset, fingerprint, request)
+    made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
     if save:
         files.write_bytes(place.splits, splits_json(splits.folds))
         files.write_record(place.description, dataset.description)
@@ -84,28 +86,64 @@ def _last_fingerprint(place: DatasetFolder) -> Fingerprint | None:
         return None
 
 
-def choose_splits(dataset: Dataset, fingerprint: Fingerprint, place: DatasetFolder, folds: int) -> Splits:
-    """Return the folds: the dataset's own file, else those drawn before if they still fit, else new ones.
+def _with_earlier_configurations(made: Plan, place: DatasetFolder) -> Plan:
+    """Return the plan with those configurations of its earlier file that were not planned now (-c plans a part)."""
+    path = place.plan(made.name)
+    if not path.is_file():
+        return made
+    try:
+        earlier = files.read_record(path, Plan)
+    except RecordError as error:
+        logger.warning("replacing the earlier plan: %s", error)
+        return made
+    others = {name: item for name, item in earlier.configurations.items() if name not in made.configurations}
+    if not others or _source(earlier) != _source(made):
+        return made
+    logger.info("kept of the earlier plan: %s", ", ".join(others))
+    kept = {
+        key: value for key, value in earlier.provenance.items() if key.split(".")[1:2] and key.split(".")[1] in others
+    }
+    return made.model_copy(
+        update={
+            "configurations": {**others, **made.configurations},
+            "provenance": {**kept, **made.provenance},
+        }
+    )
 
-    New folds are grouped by patient and stratified by lesion volume (the group EF+GGO, else all foreground).
+
+def _source(plan: Plan) -> tuple[object, ...]:
+    return plan.planner, plan.preset, plan.trainer, plan.folds, plan.training, plan.dataset_name
+
+
+def choose_splits(dataset: Dataset, fingerprint: Fingerprint, place: DatasetFolder, folds: int | None) -> Splits:
+    """Return the folds: the dataset's own file, else those drawn before if they fit and are as many, else new ones.
+
+    New folds are grouped by patient and stratified by lesion volume (the group EF+GGO, else all foreground). Raises
+    UsageError for a number of folds that is not the one of the dataset's own file.
     """
     if dataset.splits is not None:
-        logger.info("folds: %d, from the dataset's splits_final.json", len(dataset.splits.folds))
+        count = len(dataset.splits.folds)
+        if folds not in (None, count):
+            raise UsageError(f"the dataset's splits_final.json has {count} folds, not {folds}", path=dataset.folder)
+        logger.info("folds: %d, from the dataset's splits_final.json", count)
         return dataset.splits
+    patients = len(set((dataset.patients or {name: name for name in dataset.cases}).values()))
     if place.splits.is_file():
         drawn = read_splits(place.splits)
         fits = not split_problems(dataset, drawn) and _covers(drawn, dataset)
-        if fits and len(drawn.folds) == min(folds, len(drawn.folds)):
+        if fits and (folds is None or len(drawn.folds) == min(folds, patients)):
+            logger.info("folds: %d, drawn before", len(drawn.folds))
             return drawn
+    wanted = DEFAULT_FOLDS if folds is None else folds
     made = make_splits(
         list(dataset.cases),
-        folds=folds,
+        folds=wanted,
         patients=dataset.patients,
         strata=lesion_volumes(dataset, fingerprint),
         seed=SPLIT_SEED,
     )
-    if len(made) < folds:
-        logger.warning("folds: %d instead of %d, as there are only that many patients", len(made), folds)
+    if len(made) < wanted:
+        logger.warning("folds: %d instead of %d, as there are only that many patients", len(made), wanted)
     return Splits(folds=tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in made))
 
 

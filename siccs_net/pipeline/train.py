@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from siccs_net.errors import ModelError, UnavailableError, UsageError
+from siccs_net.errors import DatasetError, ModelError, UnavailableError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits
 from siccs_net.io.store import PreparedStore
 from siccs_net.networks.numerics import choose_device
 from siccs_net.pipeline.preprocess import configuration_of
+from siccs_net.pipeline.validate import split_problems
 from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
 from siccs_net.plugins import TRAINERS, find_class
 from siccs_net.preprocessing.preprocess import recipe_sha256
@@ -25,8 +26,9 @@ from siccs_net.records.plan import Configuration, Plan
 from siccs_net.records.statistics import ChannelScaling, Normalisation
 from siccs_net.trainers.base import Trainer
 from siccs_net.trainers.config import TrainerConfig, resolve_config
+from siccs_net.trainers.state import check_may_start
 from siccs_net.trainers.task import TrainTask
-from siccs_net.workspace import DatasetFolder, ModelFolder, Workspace
+from siccs_net.workspace import DatasetFolder, ModelFolder, RunFolder, Workspace
 
 FULL = "full"
 logger = logging.getLogger(__name__)
@@ -81,6 +83,8 @@ def train(
     With `resume` finished folds are skipped and an unfinished one goes on where it stood. Raises UsageError for an
     unknown fold, trainer or setting, StoreError for prepared data that is missing, damaged or of another plan.
     """
+    if resume and overwrite:
+        raise UsageError("resume and overwrite contradict each other")
     training = prepare_training(
         dataset,
         plan,
@@ -92,6 +96,8 @@ def train(
         show_progress=show_progress,
     )
     chosen = choose_folds(training.splits, fold)
+    for name in chosen:
+        check_may_start(training.model.fold(name), resume=resume or overwrite)
     verify_store(training)
     write_model_files(training)
     results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
@@ -120,16 +126,28 @@ def prepare_training(
     config = resolve_config(kind.config_class, kind.defaults, plan, settings)
     store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)
     model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
-    splits = _splits(folder)
+    splits = _splits(folder, dataset, plan)
     if dataset.labels.regions:
         raise UnavailableError("region labels are not trained by this version", path=dataset.folder / "dataset.json")
     return Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
 
 
-def _splits(folder: DatasetFolder) -> Splits:
+def _splits(folder: DatasetFolder, dataset: Dataset, plan: Plan) -> Splits:
+    """Return the folds. Raises UsageError when they are not the plan's, DatasetError when they do not fit the data."""
     if not folder.splits.is_file():
         raise UsageError("the dataset is not planned", path=folder.root, hint="Run siccs_plan_and_preprocess first")
-    return read_splits(folder.splits)
+    splits = read_splits(folder.splits)
+    if len(splits.folds) != plan.folds:
+        raise UsageError(
+            f"plan {plan.name!r} was made for {plan.folds} folds",
+            path=folder.splits,
+            found=f"{len(splits.folds)} folds, drawn since",
+            hint="Run siccs_plan_and_preprocess again with the plan's number of --folds",
+        )
+    if problems := split_problems(dataset, splits):
+        listed = "; ".join(problem.message for problem in problems[:5])
+        raise DatasetError(f"the folds do not fit the dataset: {listed}", path=folder.splits)
+    return splits
 
 
 def choose_folds(splits: Splits, fold: int | str) -> list[str]:
@@ -155,7 +173,7 @@ def verify_store(training: Training) -> None:
 def write_model_files(training: Training) -> None:
     """Write model.json, plan.json and dataset.json. Raises ModelError when another plan was trained here."""
     model, plan = training.model, training.plan
-    if model.plan.is_file() and model.folds() and files.read_record(model.plan, Plan) != plan:
+    if model.plan.is_file() and model.folds() and _differs(files.read_record(model.plan, Plan), training):
         raise ModelError(
             "holds folds that were trained with another version of this plan",
             path=model.root,
@@ -172,17 +190,21 @@ def write_model_files(training: Training) -> None:
     files.write_record(model.model, record)
 
 
+def _differs(trained: Plan, training: Training) -> bool:
+    """Say whether the configuration or the training settings are others; further configurations do not matter."""
+    before = trained.configurations.get(training.configuration_name)
+    return before != training.configuration or trained.training != training.plan.training
+
+
 def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) -> FoldResult:
     """Fit one fold and validate it."""
     run = training.model.fold(fold)
     with files.exclusive(run.root, f"training fold {fold}"):
-        if overwrite and not resume:
-            _clear(run.root)
         trainer = training.trainer(make_task(training, fold, resume=resume))
-        if resume and run.record.is_file() and run.weights.is_file():
-            logger.info("fold %s is trained already", fold)
-            record = files.read_record(run.record, FinalRecord)
-        else:
+        record = _finished(run, trainer) if resume else None
+        if overwrite:
+            _clear(run.root)
+        if record is None:
             record = trainer.fit()
         validation = None
         if fold != FULL:
@@ -199,6 +221,24 @@ def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) 
                 show_progress=training.show_progress,
             )
     return FoldResult(fold, record, validation)
+
+
+def _finished(run: RunFolder, trainer: Trainer) -> FinalRecord | None:
+    """Return the record of a fold whose every epoch is done. Raises UsageError when it is another training's."""
+    if not (run.record.is_file() and run.weights.is_file()):
+        return None
+    record = files.read_record(run.record, FinalRecord)
+    if record.training_sha256 != trainer.training_sha256():
+        raise UsageError(
+            "the fold was trained with other settings, another plan, other folds or other prepared data",
+            path=run.root,
+            hint="--overwrite trains it anew",
+        )
+    if record.epochs < trainer.config.epochs:
+        logger.info("fold %s was stopped after epoch %d of %d", record.fold, record.epochs, trainer.config.epochs)
+        return None
+    logger.info("fold %s is trained already", record.fold)
+    return record
 
 
 def _clear(folder: Any) -> None:

@@ -50,6 +50,7 @@ class FinalRecord(Record):
     fold: str
     trainer: str
     weights_sha256: str
+    training_sha256: str
     epochs: int
     training_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]

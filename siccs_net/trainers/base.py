@@ -29,11 +29,11 @@ from siccs_net.io.checkpoint import write_tensors
 from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
 from siccs_net.networks.build import build_network, output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
-from siccs_net.preprocessing.preprocess import IGNORED, recipe_sha256
+from siccs_net.preprocessing.preprocess import IGNORED
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
-from siccs_net.trainers.config import TrainerConfig, complete
+from siccs_net.trainers.config import TrainerConfig, complete, inherit_defaults
 from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
 from siccs_net.trainers.optimisation import adamw, schedule
@@ -79,6 +79,9 @@ class Trainer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "defaults" in vars(cls):
+            parent = next((base.defaults for base in cls.__mro__[1:] if issubclass(base, Trainer)), {})
+            cls.defaults = inherit_defaults(parent, cls.defaults)
         for name in vars(cls):
             hook_like = name.startswith(_HOOK_LIKE) or name.endswith("_step")
             if hook_like and not name.startswith("_") and name not in HOOKS:
@@ -176,7 +179,7 @@ class Trainer:
             progress = self._restore(found)
             log = EpochLog(self.task.run.log, progress.log_bytes)
             with contextlib.closing(self._batches(progress)) as batches:
-                while progress.epoch < self.config.epochs and not self.task.run.stop.is_file():
+                while progress.epoch < self.config.epochs and not self._stop_file(progress):
                     started = time.monotonic()
                     self._train_epoch(progress, batches, interrupts)
                     entry = self._epoch_entry(progress, time.monotonic() - started)
@@ -188,6 +191,11 @@ class Trainer:
                     self._stop_if(interrupts)
             self._picture.draw(log.lines, last=True)
             return self._write_model(progress)
+
+    def training_sha256(self) -> str:
+        """Return the hash of this training: equal hashes mean that a run can be resumed, or is this one, finished."""
+        self._adapt()
+        return state.training_sha256(self.task, self.config, self.configuration, type(self).__name__)
 
     def rebuild_network(self, configuration: Configuration) -> nn.Module:
         """Return a new network for a configuration that was trained with, as `build_network` makes it."""
@@ -215,10 +223,25 @@ class Trainer:
     def _choose_numerics(self) -> Numerics:
         return choose_numerics(self.task.device, self.config.precision, deterministic=self.config.deterministic)
 
+    def _adapt(self) -> None:
+        """Take the adapted plan and fill the settings that default to it; mirror at prediction only what is trained."""
+        adapted = self.adapt_plan(self.task.configuration)
+        self.config = complete(self.task.config, adapted)
+        mirrored = tuple(axis for axis in adapted.inference.mirror_axes if axis in (self.config.mirror_axes or ()))
+        inference = adapted.inference.model_copy(update={"mirror_axes": mirrored})
+        self.configuration = adapted.model_copy(update={"inference": inference})
+
+    def _stop_file(self, progress: state.Progress) -> bool:
+        """Say whether a STOP file asks to end here; it is removed, so that --resume can go on."""
+        if not self.task.run.stop.is_file():
+            return False
+        self.task.run.stop.unlink()
+        logger.info("STOP file found: ending after %d of %d epochs", progress.epoch, self.config.epochs)
+        return True
+
     def _build(self) -> None:
         """Build everything, in the order of `HOOKS`; the weights are drawn from the fold's seed."""
-        self.configuration = self.adapt_plan(self.task.configuration)
-        self.config = complete(self.config, self.configuration)
+        self._adapt()
         torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "weights"))
         self.network = self.build_network().to(self.task.device)
         self.loss = self._for_every_output(self.build_loss()).to(self.task.device)
@@ -233,9 +256,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.task.device.type, enabled=self.numerics.precision == "float16")
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._picture = ProgressPicture(self.task.run.progress)
-        self._config_sha256 = state.config_sha256(
-            self.config, recipe_sha256(self.configuration, self.task.labels), type(self).__name__
-        )
+        self._sha256 = self.training_sha256()
 
     def _for_every_output(self, loss: nn.Module) -> DeepSupervisionLoss:
         """Wrap a loss for the outputs of deep supervision, halving the weight at every coarser output."""
@@ -257,7 +278,7 @@ class Trainer:
         if found is None:
             return state.Progress()
         record, tensors = found
-        state.check_same_training(record, self._config_sha256, self.task.run)
+        state.check_same_training(record, self._sha256, self.task)
         progress = state.restore(record, tensors, self.network, self.optimizer, self._scaler)
         logger.info("resuming at epoch %d, iteration %d", progress.epoch, progress.iteration)
         return progress
@@ -354,7 +375,7 @@ class Trainer:
             self._scaler,
             progress,
             self.numerics,
-            self._config_sha256,
+            self._sha256,
             number=number,
         )
 
@@ -375,6 +396,7 @@ class Trainer:
             fold=self.task.fold,
             trainer=type(self).__name__,
             weights_sha256=digest,
+            training_sha256=self._sha256,
             epochs=progress.epoch,
             training_cases=self.task.training_cases,
             validation_cases=self.task.validation_cases,

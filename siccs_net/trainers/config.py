@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def _assign(values: dict[str, Any], name: str, value: Any, kind: type[TrainerCon
     if first not in fields:
         raise UsageError(f"no training setting called {name!r} (from {source})", hint=_nearest(first, list(fields)))
     if not rest and not (isinstance(value, Mapping) and isinstance(values.get(first), dict)):
-        values[first] = value
+        values[first] = copy.deepcopy(value)
         return
     inner = values.setdefault(first, {})
     known = _nested_fields(fields[first].annotation)
@@ -91,6 +92,15 @@ def _assign(values: dict[str, Any], name: str, value: Any, kind: type[TrainerCon
         if key not in known:
             raise UsageError(f"no training setting called {first}.{key} (from {source})", hint=_nearest(key, known))
         inner[key] = item
+
+
+def inherit_defaults(parent: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trainer's defaults over its parent's; nested settings are merged name by name."""
+    merged: dict[str, Any] = copy.deepcopy(dict(parent))
+    for name, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = {**merged[name], **value} if both else copy.deepcopy(value)
+    return merged
 
 
 def _nested_fields(annotation: Any) -> list[str]:

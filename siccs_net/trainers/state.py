@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from siccs_net.errors import ModelError, RecordError, SiccsError, TrainingError
+from siccs_net.errors import ModelError, RecordError, TrainingError, UsageError
 from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors, write_tensors
+from siccs_net.preprocessing.preprocess import recipe_sha256
 from siccs_net.records.checkpoint import Numerics, StateRecord
+from siccs_net.records.plan import Configuration
 from siccs_net.trainers.config import TrainerConfig
+from siccs_net.trainers.task import TrainTask
 from siccs_net.workspace import RunFolder
 
 KEPT_STATES = 2
@@ -44,10 +48,21 @@ class Progress:
         return float(self.running[name]) / max(self.iteration, 1)
 
 
-def config_sha256(config: TrainerConfig, recipe: str, trainer: str) -> str:
-    """Return the hash of what must not change on resume: trainer, settings (but `workers`) and the data's recipe."""
-    text = config.model_copy(update={"workers": None}).to_json() + recipe + trainer
-    return hashlib.sha256(text.encode()).hexdigest()
+def training_sha256(task: TrainTask, config: TrainerConfig, configuration: Configuration, trainer: str) -> str:
+    """Return the hash of what must not change on resume.
+
+    That is the trainer, its settings (but `workers`), the plan's configuration, the labels, the cases on both sides
+    and the normalisation made of them.
+    """
+    parts = (
+        trainer,
+        config.model_copy(update={"workers": None}).to_json(),
+        configuration.model_copy(update={"memory": None}).to_json(),
+        recipe_sha256(configuration, task.labels),
+        json.dumps([task.fold, task.training_cases, task.validation_cases]),
+        task.normalisation.to_json(),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def save_state(
@@ -161,33 +176,51 @@ def join_optimizer(record: StateRecord, tensors: dict[str, torch.Tensor]) -> dic
     return {"state": state, "param_groups": [dict(group) for group in record.optimizer_groups]}
 
 
+def is_started(run: RunFolder) -> bool:
+    """Say whether a training has begun in a folder."""
+    return any(path.is_file() for path in (run.weights, run.log, *run.states()))
+
+
+def check_may_start(run: RunFolder, *, resume: bool) -> None:
+    """Raise UsageError when a run is there that is neither to be resumed nor to be overwritten (contracts 14)."""
+    if is_started(run) and not resume:
+        raise UsageError(
+            "a run is already there", path=run.root, hint="--resume goes on with it, --overwrite starts it anew"
+        )
+
+
 def begin(run: RunFolder, *, resume: bool) -> tuple[StateRecord, dict[str, torch.Tensor]] | None:
     """Decide how a run starts: None for anew, else the state to go on from (contracts 14).
 
-    Raises SiccsError when a run is there and `resume` is off, or weights are there without a readable state.
+    Removes what a killed run left half-written, and a STOP file of an earlier run. Raises UsageError when a run is
+    there and `resume` is off, or weights are there without a readable state.
     """
-    started = any(path.is_file() for path in (run.weights, run.log, *run.states()))
+    check_may_start(run, resume=resume)
+    for leftover in (*run.root.glob(".*.tmp"), run.stop):
+        leftover.unlink(missing_ok=True)
     if not resume:
-        if started:
-            raise TrainingError(
-                "a run is already there", path=run.root, hint="--resume goes on with it, --overwrite starts it anew"
-            )
         return None
     found = read_newest_state(run)
     if found is None and run.weights.is_file():
-        raise TrainingError("has weights but no state to resume from", path=run.root, hint="--overwrite starts anew")
+        raise UsageError("has weights but no state to resume from", path=run.root, hint="--overwrite starts anew")
     if found is None:
         logger.info("no training state in %s: starting at epoch 0", run.root)
     return found
 
 
-def check_same_training(record: StateRecord, config_hash: str, run: RunFolder) -> None:
-    """Raise TrainingError when the settings or the data are not those the run began with."""
-    if record.config_sha256 != config_hash:
-        error: SiccsError = TrainingError(
-            "the run began with other settings or other prepared data",
-            path=run.root,
-            hint="Give the same --set as then, or start anew with --overwrite",
+def check_same_training(record: StateRecord, training_hash: str, task: TrainTask) -> None:
+    """Raise UsageError when settings, plan, cases, prepared data or device are not those the run began with."""
+    if record.config_sha256 != training_hash:
+        raise UsageError(
+            "the run began with other settings, another plan, other folds or other prepared data",
+            path=task.run.root,
+            hint="Give the same as then, or start anew with --overwrite",
         )
-        error.exit_code = 2
-        raise error
+    if record.numerics.device != task.device.type:
+        raise UsageError(
+            "the run began on another device",
+            path=task.run.root,
+            found=task.device.type,
+            expected=record.numerics.device,
+            hint="Resume there, or start anew with --overwrite",
+        )

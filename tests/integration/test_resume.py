@@ -96,9 +96,29 @@ def test_runs_that_are_there_are_not_overwritten_silently(undisturbed):
     assert again.returncode != 0
     assert "--resume" in again.stderr
     assert "--overwrite" in again.stderr
+    assert again.returncode == 2
     other = subprocess.run([*_command(root), "--resume", "--set", "learning_rate=0.5"], capture_output=True, text=True)
-    assert other.returncode == 0  # the fold is finished: nothing is trained
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
+    same = subprocess.run(_command(root, "--resume"), capture_output=True, text=True)
+    assert same.returncode == 0  # the fold is finished: nothing is trained
     assert _sha(root) == before
+
+
+@pytest.mark.slow
+def test_a_stop_file_ends_after_the_epoch_and_resume_goes_on(ready, undisturbed, tmp_path):
+    root = _copy(ready, tmp_path / "stop")
+    process = subprocess.Popen(_command(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (_fold(root) / "log.jsonl").exists() and process.poll() is None:
+        time.sleep(0.02)
+    (_fold(root) / "STOP").touch()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads((_fold(root) / "final.json").read_text())["epochs"] < EPOCHS
+    assert not (_fold(root) / "STOP").exists()
+    done = subprocess.run(_command(root, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert _sha(root) == undisturbed[0]
 
 
 @pytest.mark.slow
