@@ -21,6 +21,8 @@ Spacing = tuple[float, float, float]
 
 # Signs of the RAS axes along which canonical x, y, z grow: left, posterior, superior.
 _CANONICAL_SIGNS = (-1, -1, 1)
+SMALLEST_SPACING_MM, LARGEST_SPACING_MM = 0.01, 1000.0
+"""Voxels below or above are a wrong unit or a damaged header; 999 mm is what 2D data carry along a missing axis."""
 ANATOMICAL_AXES = {"S-I": 0, "A-P": 1, "L-R": 2}
 """Anatomical names of the canonical axes z, y and x, as plans name mirror axes."""
 
@@ -75,7 +77,7 @@ class Orientation:
     def of(cls, shape: Shape, affine: Affine) -> Orientation:
         """Return the orientation of a file's array with this shape (file order) and affine.
 
-        Raises GeometryError when the affine is not finite, singular, or has a zero spacing.
+        Raises GeometryError when the affine is not finite, singular, or has a spacing outside 0.01 to 1000 mm.
         """
         check_affine(affine)
         axes, flips = _closest_axes(affine)
@@ -104,13 +106,20 @@ class Orientation:
 
 
 def check_affine(affine: Affine) -> None:
-    """Raise GeometryError unless the affine has finite numbers, positive spacing and a volume."""
+    """Raise GeometryError unless the affine has finite numbers, a spacing of 0.01 to 1000 mm and a volume."""
     linear = np.asarray(affine, dtype=np.float64)[:3, :3]
     if not np.all(np.isfinite(affine)):
         raise GeometryError("the affine is not finite", found=np.asarray(affine).tolist())
     spacing = _spacing(affine)
     if min(spacing) <= 0:
         raise GeometryError("the voxel spacing is zero", found=f"{spacing} mm (z, y, x)", expected="positive numbers")
+    if min(spacing) < SMALLEST_SPACING_MM or max(spacing) > LARGEST_SPACING_MM:
+        raise GeometryError(
+            "the voxel spacing is implausible",
+            found=f"{', '.join(f'{size:g}' for size in spacing)} mm (z, y, x)",
+            expected=f"{SMALLEST_SPACING_MM:g} to {LARGEST_SPACING_MM:g} mm",
+            hint="The header may be damaged or in another unit, such as metres",
+        )
     if abs(np.linalg.det(linear / np.linalg.norm(linear, axis=0))) < 1e-3:
         raise GeometryError("the affine is singular: two axes point the same way", found=linear.tolist())
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, GeometryError, UsageError
+from siccs_net.records.dataset import LARGEST_LABEL
 
-LARGEST_LABEL = 65535
 _BYTE = 256
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,10 @@ from siccs_net.io.image import ENDINGS
 from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
 
 MAX_NAME = 200
+_OTHER_ENDINGS = (
+    *(*ENDINGS, ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd"),
+    *(".mgh", ".mgz", ".dcm", ".dicom", ".ima", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def open_dataset(folder: Path | str) -> Dataset:
     cases = {name: Case(name, case.images, case.label, patients.get(name)) for name, case in sorted(cases.items())}
     splits, split_problems = _read_splits_leniently(root / "splits_final.json")
     count = _count_problem(description, len(cases))
-    return Dataset(root, description, cases, splits, (*problems, *patient_problems, *split_problems, *count))
+    problems += [*_store_problems(cases, root), *patient_problems, *split_problems, *count]
+    return Dataset(root, description, cases, splits, tuple(problems))
 
 
 def read_description(path: Path) -> DatasetDescription:
@@ -156,6 +161,7 @@ def _listed_cases(root: Path, description: DatasetDescription) -> tuple[dict[str
 def _cases_in_folders(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
     images, problems = scan_folder(root / "imagesTr", description)
     labels = _names(root / "labelsTr", description.file_ending)
+    problems += _unused_files(root / "labelsTr", description.file_ending)
     cases = {}
     for name, channels in images.items():
         problems += name_problems(name, root / "imagesTr")
@@ -178,14 +184,14 @@ def _cases_in_folders(root: Path, description: DatasetDescription) -> tuple[dict
 def scan_folder(folder: Path, description: DatasetDescription) -> tuple[dict[str, dict[int, Path]], list[Problem]]:
     """Return each case's files by channel in a folder of images, and what is wrong there.
 
-    CASE_0000.ending is channel 0 of CASE; with one channel CASE.ending is accepted too.
+    CASE_0000.ending is channel 0 of CASE; with one channel CASE.ending is accepted too (`split_channel`).
     """
     found: dict[str, dict[int, Path]] = {}
-    problems = []
-    for name, path in _names(folder, description.file_ending).items():
-        match = re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL)
-        case, channel = (match[1], int(match[2])) if match else (name, 0)
-        if match is None and description.channels > 1:
+    problems = _unused_files(folder, description.file_ending)
+    names = _names(folder, description.file_ending)
+    for name, path in names.items():
+        case, channel = split_channel(name, names, description.channels)
+        if case == name and description.channels > 1:
             message = f"{path.name}: the name has no channel number such as _0000"
             problems.append(Problem("missing channel number", message, name, path))
         elif channel >= description.channels:
@@ -203,42 +209,98 @@ def _names(folder: Path, ending: str) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     paths = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
-    return {path.name.removesuffix(ending): path for path in paths if path.is_file()}
+    return {path.name.removesuffix(ending): path for path in paths if path.is_file() and is_utf8(path.name)}
+
+
+def split_channel(name: str, names: Container[str], channels: int) -> tuple[str, int]:
+    """Return the case and the channel that a file's name without ending stands for.
+
+    With several channels _0000, _0001 … end the name. With one, _0000 is a channel and another number belongs to the
+    case, as in patient_0012; but where `names`, the other files' names, hold the same name with _0000 too, the
+    number is a channel of that case: taking a second channel for a scan of its own would be silently wrong.
+    """
+    match = re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL)
+    if match is None:
+        return name, 0
+    if channels == 1 and match[2] != "0000" and f"{match[1]}_0000" not in names:
+        return name, 0
+    return match[1], int(match[2])
+
+
+def _unused_files(folder: Path, ending: str) -> list[Problem]:
+    """Name the files that look like images and are left out."""
+    if not folder.is_dir():
+        return []
+    problems = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        if not is_utf8(path.name):
+            problems += name_problems(path.name, folder)
+        elif not path.name.endswith(ending) and (is_other_image(path) or path.name.endswith(ENDINGS)):
+            message = f"{path.name}: is left out, dataset.json says that files end in {ending}"
+            problems.append(Problem("file ending", message, path=path, severity="warning"))
+    return problems
+
+
+def is_other_image(path: Path) -> bool:
+    """Say whether a file's name is that of an image in a format that this version does not read."""
+    return path.name.lower().endswith(_OTHER_ENDINGS) and not path.name.endswith(ENDINGS)
+
+
+def is_utf8(name: str) -> bool:
+    """Say whether a file's name is text; bytes that are not UTF-8 reach Python as lone surrogates."""
+    return printable(name) == name
+
+
+def printable(name: str) -> str:
+    """Return the name with what is not UTF-8 written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def name_problems(name: str, path: Path) -> list[Problem]:
     """Say why a case's name cannot be used as a file name (control characters, separators, dashes, length)."""
     reasons = []
+    if not is_utf8(name):
+        reasons.append("bytes that are not UTF-8")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         reasons.append("a control character such as a line break")
     if "/" in name or "\\" in name or name.startswith(".") or ".." in name:
         reasons.append("a path separator, a leading dot or '..'")
     if name.startswith("-"):
         reasons.append("a leading dash")
-    if len(name) > MAX_NAME or len(name.encode()) > MAX_NAME:
+    if len(name) > MAX_NAME or len(printable(name).encode()) > MAX_NAME:
         reasons.append(f"more than {MAX_NAME} bytes")
     shown = name if len(name) <= 60 else name[:57] + "…"
-    return [Problem("case name", f"{shown!r} has {reason}; rename its files", name, path) for reason in reasons]
+    message = f"{shown!r} has {{}}; rename its files"
+    return [Problem("case name", message.format(reason), printable(name), path) for reason in reasons]
+
+
+def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:
+    """Name the cases whose prepared files would be another case's label: the store calls those CASE_seg."""
+    return [
+        Problem("case name", f"{name!r} and '{name}_seg' cannot be in one dataset; rename one's files", name, root)
+        for name in sorted(set(names) & {name.removesuffix("_seg") for name in names if name.endswith("_seg")})
+    ]
 
 
 def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], list[Problem]]:
     if not path.is_file():
         return {}, []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        message = f"patients.csv is not a table in UTF-8 ({error}); save it as CSV in UTF-8"
+        return {}, [Problem("patients.csv", message, path=path)]
     patients: dict[str, str] = {}
     problems = []
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        for number, row in enumerate(csv.DictReader(stream), start=2):
-            case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
-            if not case or not patient:
-                problems.append(
-                    Problem("patients.csv", f"patients.csv line {number}: no case or no patient", case, path)
-                )
-            elif case in patients:
-                problems.append(
-                    Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path)
-                )
-            else:
-                patients[case] = patient
+    for number, row in enumerate(rows, start=2):
+        case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
+        if not case or not patient:
+            problems.append(Problem("patients.csv", f"patients.csv line {number}: no case or no patient", case, path))
+        elif case in patients:
+            problems.append(Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path))
+        else:
+            patients[case] = patient
     lost = sorted(set(cases) - set(patients))
     problems += [Problem("patients.csv", f"{case}: not in patients.csv", case, path) for case in lost]
     return patients, problems

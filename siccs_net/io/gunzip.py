@@ -14,11 +14,29 @@ from siccs_net.errors import ImageError
 _IsalError: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]  # its stub calls it an instance
 _MAGIC = b"\x1f\x8b"
 MAX_DECODED_BYTES = 16 << 30
+_FIRST_PIECE = 1 << 17
+"""Compressed bytes that surely hold a first header: a gzip header may carry 64 KiB of its own."""
 
 
 def is_gzip(data: bytes) -> bool:
     """Say whether the bytes begin like a gzip file."""
     return data[:2] == _MAGIC
+
+
+def gunzip_start(data: bytes, size: int) -> bytes:
+    """Return the first `size` inflated bytes, or fewer for a shorter or damaged file: only `gunzip` checks it.
+
+    It costs a few milliseconds whatever the file's size, so a header can say how much the whole file may hold.
+    """
+    content, rest = b"", data[:_FIRST_PIECE]
+    while is_gzip(rest) and len(content) < size:
+        inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        try:
+            content += inflater.decompress(rest, size - len(content))
+        except (_IsalError, EOFError, ValueError):
+            break
+        rest = inflater.unused_data if inflater.eof else b""
+    return content
 
 
 def gunzip(data: bytes, *, limit: int = MAX_DECODED_BYTES) -> bytes:
@@ -47,7 +65,10 @@ def _inflate_member(data: bytes, limit: int) -> tuple[bytes, bytes]:
         raise ImageError("is a damaged gzip file", found=str(error), hint="Copy or download the file again") from error
     if len(content) > limit:
         raise ImageError(
-            "inflates to more bytes than are allowed", found=f"more than {limit}", expected=f"at most {limit}"
+            "inflates to more bytes than its header and this version allow",
+            found=f"more than {limit}",
+            expected=f"at most {limit}",
+            hint="The file is damaged, or was made to fill the memory",
         )
     if not inflater.eof:
         raise ImageError("is a truncated gzip file", found=f"{len(content)} bytes before its end", hint="Copy it again")

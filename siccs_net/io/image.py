@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from siccs_net.errors import GeometryError, ImageError, UnavailableError
 from siccs_net.geometry import Grid, Orientation, canonical_affine
 from siccs_net.io import files
-from siccs_net.io.gunzip import gunzip, gzip, is_gzip
+from siccs_net.io.gunzip import MAX_DECODED_BYTES, gunzip, gunzip_start, gzip, is_gzip
 
 ENDINGS = (".nii.gz", ".nii")
+_SLACK_BYTES = 1 << 20
+"""A file may hold this much more than its header asks for."""
 TOLERANCE_MM = 1e-2
 """Corner voxels of grids that count as equal may lie this far apart: headers store rounded numbers."""
 
@@ -177,7 +180,7 @@ def _read_nifti(path: Path, assume_orientation: str | None) -> Image:
 
 def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
     """Return the voxels [i, j, k] in file order and the header."""
-    content = gunzip(data) if is_gzip(data) else data
+    content = _inflate(data) if is_gzip(data) else data
     kind = _nifti_class(content)
     try:
         image = kind.from_bytes(content)
@@ -194,6 +197,26 @@ def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
     return _three_axes(_real_numbers(voxels)), image.header
 
 
+def _inflate(data: bytes) -> bytes:
+    """Inflate no more than the file's own header asks for, so that a small file cannot fill the memory."""
+    start = gunzip_start(data, nib.Nifti2Header.sizeof_hdr)
+    limit = _SLACK_BYTES
+    if len(start) >= nib.Nifti1Header.sizeof_hdr:
+        kind = _nifti_class(start).header_class
+        try:
+            header = kind(start[: kind.sizeof_hdr], check=False)
+            limit += _needed_bytes(header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"]))
+        except (HeaderDataError, ValueError, OverflowError) as error:
+            raise ImageError("is not a readable NIfTI file", found=str(error)) from error
+    return gunzip(data, limit=min(limit, MAX_DECODED_BYTES))
+
+
+def _needed_bytes(shape: Sequence[int], dtype: np.dtype[Any], offset: int) -> int:
+    if min(shape, default=0) < 1:
+        raise ImageError("has no voxels", found=f"shape {tuple(shape)}")
+    return max(offset, 0) + math.prod(map(int, shape)) * dtype.itemsize
+
+
 def _nifti_class(content: bytes) -> Any:
     if len(content) < 348:
         raise ImageError("is too short for a NIfTI file", found=f"{len(content)} bytes", expected="at least 348")
@@ -206,9 +229,7 @@ def _nifti_class(content: bytes) -> Any:
 
 
 def _check_size(image: Any, content: bytes) -> None:
-    if min(image.shape, default=0) < 1:
-        raise ImageError("has no voxels", found=f"shape {image.shape}")
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
+    needed = _needed_bytes(image.shape, image.get_data_dtype(), int(image.dataobj.offset))
     if len(content) < needed:
         raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {image.shape}")
 
@@ -290,9 +311,15 @@ def write_image(path: Path, array: NDArray[Any], orientation: Orientation, heade
 
 
 def _write(path: Path, array: NDArray[Any], orientation: Orientation, header: Any) -> str:
-    native = np.asfortranarray(orientation.to_native(array))
+    native = _as_in_file(np.asfortranarray(orientation.to_native(array)), header)
     content = _nifti_bytes(native, orientation, header)
     return files.write_bytes(path, gzip(content) if path.name.endswith(".gz") else content)
+
+
+def _as_in_file(native: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Give the array the header's own axes back: (8, 9, 10, 1) and (8, 9) are read as three axes."""
+    shape = native.shape if header is None else tuple(map(int, header.get_data_shape()))
+    return native.reshape(shape, order="F") if math.prod(shape) == native.size else native
 
 
 def _nifti_bytes(native: NDArray[Any], orientation: Orientation, header: Any) -> bytes:

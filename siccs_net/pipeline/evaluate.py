@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siccs_net.errors import DataError, MissingPathError, SiccsError, UsageError
@@ -16,6 +20,8 @@ from siccs_net.parallel import run_all
 from siccs_net.pipeline.validate_fold import write_summary
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.metrics import CaseMetrics, Summary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,11 @@ class Evaluation:
 def find_pairs(
     predictions: Path, references: Path
 ) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, SiccsError]]]:
-    """Match predictions with references by file name; each reference without a prediction is an error."""
+    """Match predictions with references by file name; each reference without a prediction is an error.
+
+    A prediction without a reference is a warning. Raises MissingPathError, or UsageError for a folder without
+    references, without a common name, or with CASE.nii beside CASE.nii.gz.
+    """
     for folder in (predictions, references):
         if not folder.is_dir():
             raise MissingPathError("the folder does not exist", path=folder)
@@ -40,6 +50,9 @@ def find_pairs(
     if not common:
         found = f"{', '.join(sorted(predicted)[:3]) or 'no mask'} beside {', '.join(sorted(wanted)[:3])}"
         raise UsageError("no prediction has the name of a reference", path=predictions, found=found)
+    if extra := sorted(set(predicted) - set(wanted)):
+        shown = ", ".join(predicted[name].name for name in extra[:10])
+        logger.warning("%d predictions have no reference and are left out: %s", len(extra), shown)
     missing = sorted(set(wanted) - set(predicted))
     errors: list[tuple[str, SiccsError]] = [
         (name, DataError("the reference has no prediction", path=wanted[name])) for name in missing
@@ -49,7 +62,13 @@ def find_pairs(
 
 def _masks(folder: Path) -> dict[str, Path]:
     paths = [path for path in sorted(folder.iterdir()) if path.name.endswith(ENDINGS) and not path.name.startswith(".")]
-    return {next(path.name.removesuffix(e) for e in ENDINGS if path.name.endswith(e)): path for path in paths}
+    masks: dict[str, Path] = {}
+    for path in paths:
+        name = path.name.removesuffix(next(ending for ending in ENDINGS if path.name.endswith(ending)))
+        if name in masks:
+            raise UsageError("two masks of one case", path=folder, found=f"{masks[name].name} and {path.name}")
+        masks[name] = path
+    return masks
 
 
 def evaluate(
@@ -103,6 +122,8 @@ def _measure(pair: tuple[str, Path, Path], labels: LabelScheme, surface: bool) -
     try:
         reference = read_label(wanted)
         prediction = read_label(predicted)
+        _check_values(reference.array, labels.values, wanted)
+        _check_values(prediction.array, labels.values - {labels.ignore}, predicted)
         check_same_grid(prediction.orientation, reference.orientation, path=predicted, other="its reference")
         return measure_case(
             prediction.array[0],
@@ -118,3 +139,15 @@ def _measure(pair: tuple[str, Path, Path], labels: LabelScheme, surface: bool) -
         )
     except DataError as error:
         return error
+
+
+def _check_values(label: NDArray[Any], known: Collection[int | None], path: Path) -> None:
+    """Raise DataError for values that dataset.json does not name: they would count as background, unsaid."""
+    found = set().union(*(np.unique(plane).tolist() for plane in label[0]))
+    if unknown := sorted(found - set(known)):
+        raise DataError(
+            "the mask holds values that dataset.json does not name",
+            path=path,
+            found=", ".join(map(str, unknown[:10])),
+            expected=", ".join(str(value) for value in sorted(value for value in known if value is not None)),
+        )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from siccs_net.errors import DataError, MissingPathError, RecordError, SiccsError, UsageError
+from siccs_net.errors import (
+    DataError,
+    EnvironmentProblem,
+    MissingPathError,
+    RecordError,
+    SiccsError,
+    UnavailableError,
+    UsageError,
+)
 from siccs_net.inference.predictor import Model
 from siccs_net.io import files
-from siccs_net.io.dataset import name_problems
+from siccs_net.io.dataset import is_other_image, name_problems, printable, split_channel
 from siccs_net.io.image import ENDINGS, Image, read_image
 from siccs_net.records.prediction import PredictionRecord
 
-logger = logging.getLogger(__name__)
+_MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan to predict: its name and its files, one a channel; `problem` says why it is refused at once."""
+    """One scan to predict: its name and its files, one a channel.
+
+    `problem` says why it is refused at once; its paths are then all the files that are refused with it.
+    """
 
     name: str
     paths: tuple[Path, ...]
@@ -42,52 +52,74 @@ class Outcome:
 def find_scans(source: Path, channels: int) -> list[Scan]:
     """Return the scans in a folder, or the one in a file, in the order of their names.
 
-    CASE_0000.nii.gz is channel 0 of CASE; with one channel CASE.nii.gz is taken too. Raises MissingPathError for a
-    path that does not exist, UsageError for a folder without an image.
+    CASE_0000.nii.gz is channel 0 of CASE; with one channel CASE.nii.gz is taken too, and a number other than _0000
+    belongs to the name (`split_channel`). Images in another format are scans with a `problem`. Raises
+    MissingPathError for a path that does not exist, UsageError for a folder without an image.
     """
     if not source.exists():
         raise MissingPathError("the input does not exist", path=source)
-    paths = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
-    images = [path for path in paths if path.name.endswith(ENDINGS) and not path.name.startswith(".")]
-    if source.is_file() and not images:
-        raise UsageError("this file format is not read by this version", path=source, expected=" or ".join(ENDINGS))
-    if not images:
+    if source.is_file():
+        return _scans_of_file(source, channels)
+    paths = _visible_files(source)
+    images = [path for path in paths if path.name.endswith(ENDINGS)]
+    scans = [*_group(images, channels), *(_other_format(path) for path in paths if is_other_image(path))]
+    if not scans:
         raise UsageError("the folder holds no image", path=source, expected=f"files ending in {' or '.join(ENDINGS)}")
-    if source.is_file() and channels > 1:
-        images = [path for path in source.parent.iterdir() if _case_name(path)[0] == _case_name(source)[0]]
+    return sorted(scans, key=lambda scan: scan.name)
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _scans_of_file(path: Path, channels: int) -> list[Scan]:
+    if not path.name.endswith(ENDINGS):
+        raise UsageError("this file format is not read by this version", path=path, expected=" or ".join(ENDINGS))
+    if channels == 1:
+        return _group([path], channels)
+    images = [other for other in sorted(path.parent.iterdir()) if other.name.endswith(ENDINGS)]
+    return [scan for scan in _group(images, channels) if path in scan.paths]
+
+
+def _group(images: Sequence[Path], channels: int) -> list[Scan]:
+    names = {_stem(path) for path in images}
     grouped: dict[str, dict[int, list[Path]]] = {}
-    for path in sorted(images):
-        name, channel = _case_name(path)
+    for path in images:
+        name, channel = split_channel(_stem(path), names, channels)
         grouped.setdefault(name, {}).setdefault(channel, []).append(path)
     return [_scan(name, found, channels) for name, found in sorted(grouped.items())]
 
 
-def _case_name(path: Path) -> tuple[str, int]:
-    ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), "")
-    stem = path.name.removesuffix(ending)
-    match = re.fullmatch(r"(.+)_(\d{4})", stem, re.DOTALL)
-    return (match[1], int(match[2])) if match else (stem, 0)
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(next(ending for ending in ENDINGS if path.name.endswith(ending)))
+
+
+def _other_format(path: Path) -> Scan:
+    problem: SiccsError = UnavailableError(
+        "this file format is not read by this version", path=path, expected=" or ".join(ENDINGS)
+    )
+    return Scan(printable(path.name), (path,), _name_problem(path.name, path) or problem)
+
+
+def _name_problem(name: str, path: Path) -> DataError | None:
+    problems = name_problems(name, path)
+    return DataError(problems[0].message, path=path.parent) if problems else None
 
 
 def _scan(name: str, found: dict[int, list[Path]], channels: int) -> Scan:
-    paths = tuple(found[channel][0] for channel in sorted(found))
-    twice = [path.name for several in found.values() if len(several) > 1 for path in several]
-    bad_name = name_problems(name, paths[0])
-    if bad_name:
-        return Scan(name, paths, DataError(bad_name[0].message, path=paths[0].parent))
-    if twice:
-        return Scan(
-            name, paths, DataError("two files for one channel of one scan", path=paths[0], found=", ".join(twice))
-        )
-    if sorted(found) != list(range(channels)):
+    paths = tuple(path for channel in sorted(found) for path in found[channel])
+    problem = _name_problem(name, paths[0])
+    listed = ", ".join(path.name for path in paths)
+    if problem is None and len(paths) > len(found):
+        problem = DataError("two files for one channel of one scan", path=paths[0], found=listed)
+    elif problem is None and sorted(found) != list(range(channels)):
         problem = DataError(
             "has other channels than the model",
             path=paths[0],
-            found=f"channels {sorted(found)}",
+            found=f"channels {sorted(found)} ({listed})",
             expected=f"{channels} ({name}_0000 …)" if channels > 1 else "one file",
         )
-        return Scan(name, paths, problem)
-    return Scan(name, paths)
+    return Scan(printable(name), paths, problem)
 
 
 def predict_scans(
@@ -103,14 +135,28 @@ def predict_scans(
 ) -> list[Outcome]:
     """Predict scans one after another into `output`/NAME.nii.gz with NAME.json beside each.
 
-    A scan that cannot be read or predicted is reported as refused and the next one is taken. An existing output is
-    kept when it was made from the same input by the same model, else refused unless `overwrite`.
+    A scan that cannot be read or predicted, or is too large for the memory, is reported as refused and the next one
+    is taken. An existing output is kept when it was made from the same input by the same model, else refused unless
+    `overwrite`. Raises UsageError before any work when a mask would replace an input or `output` is no folder.
     """
+    _check_output(scans, output, ending)
     outcomes = []
     for outcome in _outcomes(model, scans, output, ending, overwrite, assume_orientation, show_progress):
         on_outcome(outcome)
         outcomes.append(outcome)
     return outcomes
+
+
+def _check_output(scans: Sequence[Scan], output: Path, ending: str) -> None:
+    hint = "Choose another output folder"
+    if output.name.lower().endswith(ENDINGS) or output.is_file():
+        raise UsageError("the output is a folder, not a file", path=output, hint=hint)
+    statuses = [path.stat() for scan in scans for path in scan.paths if path.exists()]
+    inputs = {(status.st_dev, status.st_ino) for status in statuses}
+    for scan in scans:
+        target = output / f"{scan.name}{ending}"
+        if target.exists() and (target.stat().st_dev, target.stat().st_ino) in inputs:
+            raise UsageError("the mask would replace an input file", path=target, hint=hint)
 
 
 def _outcomes(
@@ -124,6 +170,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     for scan in scans:
         target = output / f"{scan.name}{ending}"
+        refusal = None
         try:
             if scan.problem is not None:
                 raise scan.problem
@@ -132,10 +179,38 @@ def _outcomes(
                 continue
             image = read_image(scan.paths, assume_orientation=assume_orientation)
             record = _predict_one(model, scan, image, target, show_progress=show_progress)
-        except (DataError, UsageError) as error:
-            yield Outcome(scan, "refused", target, error=error)
-            continue
-        yield Outcome(scan, "written", target, record=record)
+        except (DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError) as error:
+            refusal = _refusal(scan, error)
+            if refusal is None:
+                raise
+        if refusal is not None:
+            yield Outcome(scan, "refused", target, error=refusal)
+        else:
+            yield Outcome(scan, "written", target, record=record)
+
+
+def _refusal(scan: Scan, error: Exception) -> SiccsError | None:
+    """Return why one scan is refused, or None for an error that the next scan would meet too, as a full disk."""
+    chain = [error, *(other for other in (error.__cause__, error.__context__) if other is not None)]
+    if not isinstance(error, DataError | UsageError) and not any(map(_is_out_of_memory, chain)):
+        return None
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)  # else the scan's arrays stay in memory as long as the error
+    if isinstance(error, DataError | UsageError):
+        return error
+    return EnvironmentProblem(
+        "the memory is too small to predict this scan",
+        path=scan.paths[0],
+        found=str(error) or type(error).__name__,
+        hint="Predict it on a machine with more memory, with --device cpu, or with fewer folds",
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognise torch's errors by their words: on the CPU they are plain RuntimeErrors."""
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _MEMORY_WORDS)
+    return isinstance(error, MemoryError)
 
 
 def _record_path(target: Path) -> Path:
@@ -144,10 +219,19 @@ def _record_path(target: Path) -> Path:
 
 
 def _existing(model: Model, scan: Scan, target: Path, *, overwrite: bool) -> PredictionRecord | None:
-    """Return the record of an output that need not be made again. Raises DataError for one that is in the way."""
-    if not target.exists() or overwrite:
+    """Return the record of an output that need not be made again. Raises DataError for a file that is in the way."""
+    beside = _record_path(target)
+    if overwrite or not (target.exists() or beside.exists()):
         return None
-    record = _read_record(_record_path(target))
+    record = _read_record(beside)
+    if not target.exists():
+        if record is None:
+            raise DataError(
+                "is in the way of the mask's record and was not written by this package",
+                path=beside,
+                hint="--overwrite replaces it, or choose another output folder",
+            )
+        return None
     if record is not None and record.model_sha256 == model.sha256:
         inputs = tuple(map(files.file_sha256, scan.paths))
         if record.input_sha256 == inputs and record.output_sha256 == files.file_sha256(target):

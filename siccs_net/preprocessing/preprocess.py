@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,8 @@ from siccs_net.records.statistics import ChannelStatistics
 IGNORED = 255
 """Stored class of voxels with the ignore label."""
 CLAHE_LEVELS = 65535
+MOST_VOXELS = 2**31
+"""A resampled scan larger than this is refused before it is made: 8 GiB a channel in floating point."""
 _RECIPE_VERSION = 1
 
 
@@ -102,7 +105,16 @@ def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
 
 
 def to_classes(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.uint8]:
-    """Return label values [z, y, x] as class indices; raises DataError for a value that dataset.json lacks."""
+    """Return label values [z, y, x] as class indices.
+
+    Raises DataError for a value that dataset.json does not name, UnavailableError for labels that are regions.
+    """
+    if labels.regions:
+        raise UnavailableError(
+            "region labels are not trained by this version",
+            found=f"regions {', '.join(labels.regions)}",
+            hint="Give every label one value and name the unions in siccs_groups",
+        )
     lookup = np.full(int(max(labels.values)) + 1, -1, dtype=np.int16)
     for index, value in enumerate(labels.class_values):
         lookup[value] = index
@@ -169,6 +181,7 @@ def _crop_body(step: CropBody, state: _Prepared) -> _Prepared:
 def _resample(step: Resample, state: _Prepared) -> _Prepared:
     target = _spacing(step.spacing_mm, state.spacing_mm)
     shape = resampled_shape(state.image.shape[1:], state.spacing_mm, target)
+    _check_size(state.image.shape[1:], shape)
     separate = None
     if step.separate_above is not None:
         separate = decide_separate_axis(state.spacing_mm, target, threshold=step.separate_above)
@@ -177,12 +190,23 @@ def _resample(step: Resample, state: _Prepared) -> _Prepared:
     return replace(state, image=image, label=label, spacing_mm=target)
 
 
+def _check_size(before: Sequence[int], after: Sequence[int]) -> None:
+    if math.prod(after) > MOST_VOXELS:
+        raise DataError(
+            "resampling would make too many voxels",
+            found=f"shape {tuple(before)} to {tuple(after)}, {math.prod(after)} voxels",
+            expected=f"at most {MOST_VOXELS}",
+            hint="Check the spacing in the file's header",
+        )
+
+
 def _spacing(wanted: Sequence[float | None], own: Sequence[float]) -> tuple[float, float, float]:
     z, y, x = (have if want is None else want for want, have in zip(wanted, own, strict=True))
     return z, y, x
 
 
 def _resize(step: Resize, state: _Prepared) -> _Prepared:
+    _check_size(state.image.shape[1:], step.shape)
     image = resample_image(state.image, step.shape, order="area" if step.mode == "area" else 1)
     label = None if state.label is None else resample_labels(state.label, step.shape)
     old = zip(state.spacing_mm, state.image.shape[1:], step.shape, strict=True)

@@ -11,6 +11,8 @@ from siccs_net.records.base import Record
 
 BACKGROUND = "background"
 IGNORE = "ignore"
+LARGEST_LABEL = 65535
+"""Masks are stored as 8- or 16-bit unsigned numbers."""
 
 
 class CaseFiles(Record):
@@ -66,6 +68,8 @@ class DatasetDescription(Record):
             return ["labels must name at least one label besides the background"]
         if min(plain) < 0:
             return [f"label values must not be negative: {self.labels}"]
+        if (largest := max(self.label_scheme.values)) > LARGEST_LABEL:
+            return [f"label values must not be above {LARGEST_LABEL}; found {largest}"]
         return []
 
     def _wrong_groups(self) -> list[str]:

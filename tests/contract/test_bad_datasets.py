@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +107,15 @@ def _spaced(array, affine):
     return array, affine
 
 
+def _in_metres(array, affine):
+    return array, np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine
+
+
+def _copy_case(root: Path, name: str) -> None:
+    shutil.copy(_image(root), root / "imagesTr" / f"{name}_0000.nii.gz")
+    shutil.copy(_label(root), root / "labelsTr" / f"{name}.nii.gz")
+
+
 BAD = {
     "missing channel": (
         lambda root: _describe(root, channel_names={"0": "CT", "1": "PET"}),
@@ -137,6 +148,24 @@ BAD = {
     "unknown case in splits": (lambda root: _splits(root, [{"train": NAMES[1:], "val": ["absent"]}]), "absent"),
     "case in train and val": (lambda root: _splits(root, [{"train": NAMES, "val": NAMES[:1]}]), "tiny_000"),
     "splits that are no list": (lambda root: (root / "splits_final.json").write_text("7"), "splits_final.json"),
+    "name that is not UTF-8": (
+        lambda root: (root / "imagesTr" / os.fsdecode(b"caf\xe9_0000.nii.gz")).write_bytes(b""),
+        "not UTF-8",
+    ),
+    "label name that is not UTF-8": (
+        lambda root: (root / "labelsTr" / os.fsdecode(b"caf\xe9.nii.gz")).write_bytes(b""),
+        "not UTF-8",
+    ),
+    "two names that collide in the store": (lambda root: _copy_case(root, f"{CASE}_seg"), f"'{CASE}_seg' cannot be"),
+    "implausible spacing": (lambda root: _rewrite(_image(root), _in_metres), "implausible"),
+    "patients.csv in Latin-1": (
+        lambda root: (root / "patients.csv").write_bytes("case,patient\ntiny_000,Jos\xe9\n".encode("latin-1")),
+        "patients.csv is not a table in UTF-8",
+    ),
+    "patients.csv with a field without end": (
+        lambda root: (root / "patients.csv").write_text('case,patient\ntiny_000,"' + "x" * 200_000),
+        "patients.csv is not a table",
+    ),
     "patients.csv with a repeated case": (
         lambda root: (root / "patients.csv").write_text("case,patient\ntiny_000,A\ntiny_000,B\n"),
         "listed twice",
@@ -157,6 +186,7 @@ def test_each_is_listed_by_name_and_refused(tiny, tmp_path, name):
     break_it(tiny)
     result = validate(open_dataset(tiny), workers=0)
     messages = [problem.message for problem in result.errors]
+    "".join(f"{problem.message} {problem.case} {problem.path}" for problem in result.errors).encode()
     assert any(words in message for message in messages), messages
     with pytest.raises(SiccsError):
         plan(open_dataset(tiny), preset="demo", workspace=Workspace.resolve(tmp_path / "work"), workers=0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from siccs_net.errors import DatasetError, MissingPathError, RecordError
+from siccs_net.errors import DatasetError, MissingPathError, RecordError, UnavailableError
 from siccs_net.io.dataset import open_dataset, read_splits, require_whole, scan_folder
+from siccs_net.preprocessing.preprocess import to_classes
 from siccs_net.records.dataset import DatasetDescription
 
 
@@ -54,6 +56,8 @@ def test_the_older_name_of_channels_is_read():
         ({"labels": {"background": 0}}, "at least one label"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "share one value"),
         ({"labels": {"background": 0, "a": "1"}}, "labels"),
+        ({"labels": {"background": 0, "a": 65536}}, "65536"),
+        ({"labels": {"background": 0, "a": 1, "both": [1, 70000]}}, "70000"),
         ({"channel_names": {"1": "CT"}}, "channel_names"),
         ({"siccs_groups": {"x": [9]}}, "no label"),
         ({"numTraining": "many"}, "numTraining"),
@@ -126,6 +130,40 @@ def test_spaces_and_unicode_in_names_are_fine(tiny):
     dataset = open_dataset(tiny)
     assert "Müller 7 λ" in dataset.cases
     assert not [problem for problem in dataset.problems if problem.severity == "error"]
+
+
+def _rename(tiny, image, label):
+    (tiny / "imagesTr" / "tiny_000_0000.nii.gz").rename(tiny / "imagesTr" / image)
+    (tiny / "labelsTr" / "tiny_000.nii.gz").rename(tiny / "labelsTr" / label)
+
+
+@pytest.mark.parametrize("image", ["patient_0012.nii.gz", "patient_0012_0000.nii.gz"])
+def test_with_one_channel_a_number_other_than_0000_is_part_of_the_name(tiny, image):
+    _rename(tiny, image, "patient_0012.nii.gz")
+    dataset = open_dataset(tiny)
+    assert "patient_0012" in dataset.cases
+    assert dataset.problems == ()
+
+
+def test_images_that_are_left_out_are_named(tiny):
+    for name in ("b.nrrd", "c.NII.GZ", "d.nii"):
+        (tiny / "imagesTr" / name).write_bytes(b"")
+    problems = open_dataset(tiny).problems
+    assert [(problem.path.name, problem.severity) for problem in problems] == [
+        ("b.nrrd", "warning"),
+        ("c.NII.GZ", "warning"),
+        ("d.nii", "warning"),
+    ]
+
+
+def test_the_largest_label_value_is_fine():
+    assert _describe(labels={"background": 0, "a": 65535}).label_scheme.values == {0, 65535}
+
+
+def test_region_labels_are_not_trained():
+    scheme = _describe(labels={"background": 0, "whole": [1, 2], "core": 2}).label_scheme
+    with pytest.raises(UnavailableError, match=r"region labels are not trained by this version.*whole"):
+        to_classes(np.zeros((2, 2, 2), np.uint8), scheme)
 
 
 def test_two_channels_are_matched(tmp_path):

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from siccs_net.errors import GeometryError
+from siccs_net.errors import DataError, GeometryError
 from siccs_net.geometry import Grid, Orientation, canonical_affine, check_affine
+from siccs_net.preprocessing import preprocess
+from siccs_net.records.plan import Resample, Resize
 
 CODES = [
     tuple(pair[bit] for pair, bit in zip(order, bits, strict=True))
@@ -70,6 +72,8 @@ def test_oblique_affines_keep_every_voxel_in_its_place(angles, codes):
     ("affine", "words"),
     [
         (np.diag([1, 0, 1, 1.0]), "zero"),
+        (np.diag([1, 1, 0.0007, 1.0]), r"implausible.*0\.0007"),
+        (np.diag([1, 1500, 1, 1.0]), r"implausible.*1500.*0\.01 to 1000 mm"),
         (np.diag([1, np.nan, 1, 1.0]), "finite"),
         (np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "singular"),
     ],
@@ -77,6 +81,24 @@ def test_oblique_affines_keep_every_voxel_in_its_place(angles, codes):
 def test_impossible_affines_are_refused(affine, words):
     with pytest.raises(GeometryError, match=words):
         check_affine(affine)
+
+
+@pytest.mark.parametrize("size", [0.01, 999, 1000])
+def test_the_spacing_of_a_missing_axis_is_plausible(size):
+    check_affine(np.diag([1, 1, size, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Resample(spacing_mm=(1.0, 1.0, 1.0)), r"\(2, 4, 4\) to \(2000, 4000, 4000\)"),
+        (Resize(shape=(2, 40_000, 40_000), mode="linear"), r"\(2, 4, 4\) to \(2, 40000, 40000\)"),
+    ],
+)
+def test_resampling_to_too_many_voxels_is_refused_before_it_is_done(step, words):
+    state = preprocess._Prepared(np.zeros((1, 2, 4, 4), np.int16), None, (1000.0, 1000.0, 1000.0))
+    with pytest.raises(DataError, match=words):
+        preprocess._apply(step, state)
 
 
 def test_grid_figures():

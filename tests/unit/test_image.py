@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip as standard_gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -149,6 +150,46 @@ def test_gzip_agrees_with_the_standard_library(content):
 def test_an_oversized_gzip_is_refused():
     with pytest.raises(ImageError, match="more than 10"):
         gunzip(standard_gzip.compress(bytes(11)), limit=10)
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path):
+    """200 MB of zeros after a scan of 27 voxels: no more than the slack of 1 MiB is inflated."""
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.int16), np.eye(4)), tmp_path / "small.nii")
+    content = (tmp_path / "small.nii").read_bytes()
+    (tmp_path / "bomb.nii.gz").write_bytes(gzip(content + bytes(200_000_000)))
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=r"bomb\.nii\.gz.*inflates to more bytes than its header"):
+        read_image([tmp_path / "bomb.nii.gz"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+    (tmp_path / "padded.nii.gz").write_bytes(gzip(content + bytes(1 << 20)))
+    assert read_image([tmp_path / "padded.nii.gz"]).array.shape == (1, 3, 3, 3)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 352, 500])
+def test_a_file_of_several_gzip_members_is_read(tmp_path, volume, cut):
+    content = _save(tmp_path / "a.nii", volume).read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip(content[:cut]) + gzip(content[cut:]))
+    assert np.array_equal(read_image([tmp_path / "b.nii.gz"]).array, read_image([tmp_path / "a.nii"]).array)
+
+
+def test_a_compressed_nifti2_is_read(tmp_path, volume):
+    nib.save(nib.Nifti2Image(volume, np.diag([-1, -1, 2, 1])), tmp_path / "two.nii.gz")
+    image = read_image([tmp_path / "two.nii.gz"])
+    assert np.array_equal(image.array[0], volume.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 10, 1), (8, 9), (8, 9, 1), (8, 9, 10), (8, 9, 10, 1, 1)])
+def test_a_mask_has_its_scans_own_axes(tmp_path, shape):
+    voxels = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    path = _save(tmp_path / "scan.nii.gz", voxels, np.diag([0.7, -0.8, 2.5, 1]))
+    image = read_image([path])
+    write_label(tmp_path / "mask.nii.gz", image.array[0], image.orientation, image.header)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert mask.shape == shape
+    assert np.array_equal(mask.affine, nib.load(path).affine)
+    assert np.array_equal(np.asarray(mask.dataobj), voxels)
 
 
 def test_arrays_need_a_matching_canonical_grid():

@@ -1,0 +1,226 @@
+"""What predict and evaluate are given: names, formats, files in the way, scans too large; each is refused by name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import types
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from siccs_net.errors import DataError, EnvironmentProblem, UsageError
+from siccs_net.io.files import file_sha256
+from siccs_net.io.image import Segmentation
+from siccs_net.pipeline.evaluate import evaluate, find_pairs
+from siccs_net.pipeline.predict import find_scans, predict_scans
+
+
+class _Model:
+    """The two lines of a Model that a batch needs: a threshold, or an error for one scan."""
+
+    sha256 = "0" * 64
+    folds = ("0",)
+
+    def __init__(self, **errors):
+        self.errors = errors
+        self.calls = 0
+
+    def predict(self, image, *, show_progress):
+        self.calls += 1
+        if image.sha256[0] in self.errors:
+            raise self.errors[image.sha256[0]]
+        mask = (image.array > 0).astype(np.uint8)
+        return Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
+
+
+def _save(path, value=1, shape=(4, 5, 6)):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    nib.save(nib.Nifti1Image(np.full(shape, value, np.int16), np.diag([-1, -1, 2, 1.0])), path)
+    return path
+
+
+def _names(scans):
+    return {scan.name: sorted(path.name for path in scan.paths) for scan in scans}
+
+
+def test_with_one_channel_only_0000_is_a_channel(tmp_path):
+    for name in ("patient_0012", "other_0000", "plain"):
+        _save(tmp_path / f"{name}.nii.gz")
+    scans = find_scans(tmp_path, 1)
+    assert list(_names(scans)) == ["other", "patient_0012", "plain"]
+    assert not [scan for scan in scans if scan.problem]
+    assert _names(find_scans(tmp_path / "patient_0012.nii.gz", 1)) == {"patient_0012": ["patient_0012.nii.gz"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "channels"),
+    [
+        (["a.nii.gz", "a_0000.nii.gz"], 1),
+        (["a_0000.nii.gz", "a_0001.nii.gz"], 1),
+        (["a.nii", "a.nii.gz"], 1),
+        (["a_0000.nii.gz", "a_0002.nii.gz"], 2),
+    ],
+)
+def test_refused_groups_name_every_file(tmp_path, files, channels):
+    for name in files:
+        _save(tmp_path / name)
+    (scan,) = find_scans(tmp_path, channels)
+    assert _names([scan]) == {"a": sorted(files)}
+    for name in files:
+        assert name in str(scan.problem)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a.NII.GZ", "a.NII", "a.Nii.gz", "a.png", "a.tif"]
+)
+def test_images_in_other_formats_are_refused_by_name(tmp_path, name):
+    _save(tmp_path / "in" / "good.nii.gz")
+    (tmp_path / "in" / name).write_bytes(b"x")
+    (tmp_path / "in" / "notes.txt").write_bytes(b"x")
+    outcomes = predict_scans(_Model(), find_scans(tmp_path / "in", 1), tmp_path / "out")
+    assert {outcome.scan.name: outcome.status for outcome in outcomes} == {name: "refused", "good": "written"}
+    refused = next(outcome for outcome in outcomes if outcome.status == "refused")
+    assert name in str(refused.error)
+    assert "not read by this version" in str(refused.error)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    for name in (b"caf\xe9_0000.nii.gz", b"caf\xe9.nrrd"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    _save(tmp_path / "good.nii.gz")
+    outcomes = predict_scans(_Model(), find_scans(tmp_path, 1), tmp_path / "out")
+    assert sorted(outcome.status for outcome in outcomes) == ["refused", "refused", "written"]
+    for outcome in outcomes:
+        f"{outcome.scan.name} {outcome.error}".encode()
+        assert outcome.error is None or "not UTF-8" in str(outcome.error)
+
+
+def test_a_mask_never_replaces_an_input(tmp_path):
+    path = _save(tmp_path / "a.nii.gz")
+    before, model = path.read_bytes(), _Model()
+    with pytest.raises(UsageError, match=r"a\.nii\.gz.*would replace an input"):
+        predict_scans(model, find_scans(tmp_path, 1), tmp_path, overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="would replace an input"):
+        predict_scans(model, find_scans(path, 1), tmp_path / "link")
+    assert path.read_bytes() == before
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "mask.NII.GZ"])
+def test_an_output_named_like_a_file_is_refused(tmp_path, name):
+    scans = find_scans(_save(tmp_path / "in" / "a.nii.gz"), 1)
+    with pytest.raises(UsageError, match="output is a folder"):
+        predict_scans(_Model(), scans, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_foreign_json_in_the_records_place_is_kept(tmp_path):
+    scans = find_scans(_save(tmp_path / "in" / "a.nii.gz"), 1)
+    foreign = tmp_path / "out" / "a.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"mine": 1}')
+    (refused,) = predict_scans(_Model(), scans, tmp_path / "out")
+    assert isinstance(refused.error, DataError)
+    assert "a.json" in str(refused.error)
+    assert foreign.read_text() == '{"mine": 1}'
+    assert not (tmp_path / "out" / "a.nii.gz").exists()
+    assert predict_scans(_Model(), scans, tmp_path / "out", overwrite=True)[0].status == "written"
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    assert predict_scans(_Model(), scans, tmp_path / "out")[0].status == "written"
+
+
+def _chained():
+    error = EnvironmentProblem("the GPU has too little memory for this prediction")
+    error.__cause__ = type("OutOfMemoryError", (RuntimeError,), {})("CUDA")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("not enough memory: you tried to allocate 9 bytes"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),
+        MemoryError(),
+        _chained(),
+    ],
+    ids=["cpu", "cpu words", "cuda", "python", "named"],
+)
+def test_a_scan_too_large_is_refused_and_the_batch_goes_on(tmp_path, error):
+    for number in range(3):
+        _save(tmp_path / "in" / f"{number}.nii.gz", number + 1)
+    scans = find_scans(tmp_path / "in", 1)
+    model = _Model(**{file_sha256(scans[1].paths[0]): error})
+    outcomes = predict_scans(model, scans, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["written", "refused", "written"]
+    assert isinstance(outcomes[1].error, EnvironmentProblem)
+    assert "1.nii.gz" in str(outcomes[1].error)
+    assert "memory" in str(outcomes[1].error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), EnvironmentProblem("the disk is full")])
+def test_other_errors_end_the_batch(tmp_path, error):
+    scans = find_scans(_save(tmp_path / "in" / "a.nii.gz"), 1)
+    with pytest.raises(type(error), match=str(error)):
+        predict_scans(_Model(**{file_sha256(scans[0].paths[0]): error}), scans, tmp_path / "out")
+
+
+def test_a_refusal_does_not_hold_the_scans_arrays(tmp_path):
+    """Each refused scan's error is kept until the end of the batch; its frames held every array of the scan."""
+    path = tmp_path / "in" / "a.nii"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(np.full((4, 5, 6), np.nan, np.float32), np.eye(4)), path)
+    (outcome,) = predict_scans(_Model(), find_scans(path, 1), tmp_path / "out")
+    step = outcome.error.__traceback__
+    held = []
+    while step is not None:
+        held += [value for value in step.tb_frame.f_locals.values() if isinstance(value, np.ndarray | bytes)]
+        step = step.tb_next
+    assert held == []
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    labels = {"background": 0, "a": 1, "ignore": 3}
+    description = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"}
+    for folder in ("pred", "ref"):
+        for name in ("x", "y"):
+            _save(tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "ref" / "dataset.json").write_text(json.dumps(description))
+    run = lambda: evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out", workers=0)  # noqa: E731
+    return types.SimpleNamespace(pred=tmp_path / "pred", ref=tmp_path / "ref", evaluate=run)
+
+
+@pytest.mark.parametrize(("folder", "value"), [("pred", 7), ("ref", 7), ("pred", -1), ("pred", 3)])
+def test_values_without_a_name_are_an_error_of_their_pair(pairs, folder, value):
+    path = _save(getattr(pairs, folder) / "x.nii.gz", value)
+    result = pairs.evaluate()
+    ((name, error),) = result.errors
+    assert name == "x"
+    assert isinstance(error, DataError)
+    assert str(path) in str(error)
+    assert f"found {value};" in str(error)
+    assert [case.case for case in result.summary.metric_per_case] == ["y"]
+
+
+def test_the_ignore_label_is_fine_in_a_reference(pairs):
+    _save(pairs.ref / "x.nii.gz", 3)
+    assert pairs.evaluate().errors == ()
+
+
+def test_a_prediction_without_a_reference_is_a_warning(pairs, caplog):
+    _save(pairs.pred / "extra.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        assert len(find_pairs(pairs.pred, pairs.ref)[0]) == 2
+    assert "extra.nii.gz" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["pred", "ref"])
+def test_two_masks_of_one_name_are_refused(pairs, folder):
+    _save(getattr(pairs, folder) / "x.nii")
+    with pytest.raises(UsageError, match=r"x\.nii and x\.nii\.gz"):
+        pairs.evaluate()
