@@ -183,7 +183,10 @@ def _finish(run: Run, validation: Summary, test: Summary, picture: Path, seconds
         "test_dice": {name: _mean_dice(test, name) for name in REPORTED},
         "seed": run.args.seed,
     }
-    files.write_bytes(output / "summary.json", (json.dumps(body, indent=1) + "\n").encode())
+    figures = output / "summary.json"
+    run.outputs[str(figures)] = files.write_bytes(figures, (json.dumps(body, indent=1) + "\n").encode())
+    run.outputs[str(picture)] = files.file_sha256(picture)
+    run.settings = {"seed": run.args.seed, "patients": PATIENTS, "held_out": HELD_OUT}
     run.results |= body
     run.say(f"\ncross-validation over {body['folds']} folds, {PATIENTS} synthetic patients")
     run.say(summary_table(validation))
@@ -192,7 +195,7 @@ def _finish(run: Run, validation: Summary, test: Summary, picture: Path, seconds
     run.say(f"\n{seconds:.0f} s. Results in {output}:")
     for path, what in (
         (picture, "picture: scan, prediction, reference"),
-        (output / "summary.json", "the figures above"),
+        (figures, "the figures above"),
         (output / "prediction", "mask and volumes of the held-out patient"),
         (output / "evaluation", "its Dice, NSD, HD95, volumes"),
         (output / "model", "the trained model: siccs_predict -m"),

@@ -58,5 +58,19 @@ def run(run: Run) -> int:
         for name in ("summary.json", "summary.csv"):
             run.outputs[str(args.output / name)] = file_sha256(args.output / name)
         run.say(f"per case: {args.output / 'summary.json'}, {args.output / 'summary.csv'}")
+    run.settings = {"surface": not args.no_surface}
+    if run.reported:
+        _add_inputs(run)
     run.results = {"refused": {name: str(error) for name, error in result.errors}}
     return 4 if result.errors else 0
+
+
+def _add_inputs(run: Run) -> None:
+    from siccs_net.io.files import file_sha256
+    from siccs_net.pipeline.evaluate import find_description, find_pairs
+
+    args = run.args
+    pairs, _ = find_pairs(args.predictions, args.references)
+    paths = [find_description(args.references, args.dataset_json)]
+    paths += [path for _, predicted, reference in pairs for path in (predicted, reference)]
+    run.inputs |= {str(path): file_sha256(path) for path in paths}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from siccs_net.cli.options import add_set, add_workers, flat_settings, new_parser
@@ -12,7 +14,7 @@ from siccs_net.cli.process import Run
 if TYPE_CHECKING:
     from siccs_net.io.dataset import Dataset
     from siccs_net.records.plan import Plan
-    from siccs_net.workspace import Workspace
+    from siccs_net.workspace import DatasetFolder, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +79,20 @@ def _list(run: Run) -> int:
 def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.preprocess import preprocess
+    from siccs_net.planners.planner import check_plan_name
     from siccs_net.records.settings import parse_set
 
     args = run.args
+    settings = parse_set(flat_settings(args))
+    if args.plan_name is not None:
+        check_plan_name(args.plan_name)
+    _check_training_settings(settings, args.preset)
     made = plan(
         dataset,
         planner=args.planner,
         preset=args.preset,
         configurations=args.configuration,
-        settings=parse_set(flat_settings(args)),
+        settings=settings,
         folds=args.folds,
         name=args.plan_name,
         workspace=workspace,
@@ -95,16 +102,52 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     )
     _print_plan(run, made)
     run.results[dataset.name] = made.model_dump(mode="json")
+    run.settings = {"planner": args.planner, "preset": args.preset, "folds": made.folds, "set": settings}
     place = workspace.prepared_dataset(dataset.name)
     if args.dry_run:
-        _print_expected_disk(run, dataset, made)
+        _print_expected(run, dataset, made)
         return
+    _add_files(run, dataset, place, made)
     run.say(f"plan written to {place.plan(made.name)}")
     for name in () if args.no_preprocess else args.configuration or made.configurations:
         done = preprocess(
             dataset, made, name, workspace=workspace, workers=args.workers, show_progress=run.show_progress
         )
         run.say(f"{name}: {len(done.made)} cases prepared, {len(done.kept)} kept, in {place.prepared(made.name, name)}")
+
+
+def _check_training_settings(settings: Mapping[str, Any], preset: str | None) -> None:
+    """Let the trainer check its settings before any scan is read. Loads torch, but only when there are some.
+
+    Raises UsageError for an unknown trainer, an unknown training setting or a value that does not fit.
+    """
+    given = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("training.")}
+    if not given and "trainer" not in settings:
+        return
+    from siccs_net.errors import UsageError
+    from siccs_net.planners.presets import DEFAULT_TRAINER, TRAINER_OF
+    from siccs_net.plugins import TRAINERS, find_class
+    from siccs_net.records.plan import Plan
+    from siccs_net.trainers.base import Trainer
+    from siccs_net.trainers.config import resolve_config
+
+    trainer = str(settings.get("trainer", TRAINER_OF.get(preset or "", DEFAULT_TRAINER)))
+    kind = find_class(trainer, TRAINERS)
+    if not issubclass(kind, Trainer):
+        raise UsageError(f"{trainer!r} is not a siccs_net trainer", expected="a subclass of siccs_net.Trainer")
+    plan = Plan(name="plan", dataset_name="", planner="", trainer=trainer, folds=1, training=given, configurations={})
+    resolve_config(kind.config_class, kind.defaults, plan, {})
+
+
+def _add_files(run: Run, dataset: Dataset, place: DatasetFolder, plan: Plan) -> None:
+    """Tell the report which files were read and written; the fingerprint holds the hashes of those read."""
+    from siccs_net.io import files
+    from siccs_net.records.fingerprint import Fingerprint
+
+    for item in files.read_record(place.fingerprint, Fingerprint).cases:
+        run.add_case(dataset.cases[item.case], item.input_sha256)
+    for path in (place.plan(plan.name), place.splits, place.fingerprint):
+        run.outputs[str(path)] = files.file_sha256(path)
 
 
 def _print_plan(run: Run, plan: Plan) -> None:
@@ -141,6 +184,42 @@ def _numbers(values: Any) -> str:
     return "×".join(f"{value:g}" for value in values)
 
 
+def _print_expected(run: Run, dataset: Dataset, plan: Plan) -> None:
+    _print_expected_disk(run, dataset, plan)
+    _print_expected_memory(run, dataset)
+    _print_expected_work(run, plan)
+    run.say("  nothing was written")
+
+
+def _print_expected_memory(run: Run, dataset: Dataset) -> None:
+    """Say what the largest scan takes as float32 with its label, for each worker; headers alone are read."""
+    import nibabel
+
+    from siccs_net.parallel import available_cpus
+
+    workers = max(1, available_cpus() if run.args.workers is None else run.args.workers)
+    voxels = max(math.prod(nibabel.load(case.images[0]).shape[:3]) for case in dataset.cases.values())
+    size = voxels * (4 * dataset.description.channels + 1) * workers
+    run.say(
+        f"  preprocessing: at least {size / 2**30:.2f} GiB of RAM (largest scan as float32 and its label, "
+        f"{workers} at a time); -np takes fewer"
+    )
+
+
+def _print_expected_work(run: Run, plan: Plan) -> None:
+    """Say how many iterations a training makes; how long one takes is the device's."""
+    epochs = plan.training.get("epochs")
+    for name, configuration in plan.configurations.items():
+        each = configuration.iterations_per_epoch
+        if epochs is None:
+            counted = f"{each} iterations an epoch; epochs: the trainer's default"
+        else:
+            total = each * epochs
+            counted = f"{total} iterations a fold ({epochs} epochs), {total * plan.folds} for {plan.folds} folds"
+        run.say(f"  {name}: training makes {counted}")
+    run.say("  how long that takes depends on the device")
+
+
 def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:
     """Say how much the prepared cases will take at most (uncompressed)."""
     width = {"int16": 2, "uint16": 2, "float32": 4}
@@ -149,4 +228,4 @@ def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:
         voxel = width[configuration.storage] * configuration.network.in_channels + 1
         size = z * y * x * voxel * len(dataset.cases)
         cases = len(dataset.cases)
-        run.say(f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {cases} cases; nothing was written")
+        run.say(f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {cases} cases")

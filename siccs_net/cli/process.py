@@ -12,14 +12,23 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siccs_net.errors import SiccsError
 
+if TYPE_CHECKING:
+    from siccs_net.io.dataset import Case
+
 logger = logging.getLogger("siccs_net")
+_NO_MEMORY = "out of memory. Use fewer workers (-np), a smaller patch, or a machine with more memory"
+_NO_DEVICE_MEMORY = (
+    "the device is out of memory. Use a smaller batch (--set batch_size=1) or patch, end other programs on the device, "
+    "or use --device cpu"
+)
 
 
 @dataclass
@@ -41,6 +50,16 @@ class Run:
         """Whether progress bars may be shown (they stay silent when not on a terminal)."""
         return not self.args.quiet
 
+    @property
+    def reported(self) -> bool:
+        """Whether a run report was asked for, so that hashing for it is worth its time."""
+        return self.args.report is not None
+
+    def add_case(self, case: Case, sha256: Sequence[str]) -> None:
+        """Add a case's files to the inputs, with the hashes that their one reading gave."""
+        paths = [*case.images, *([case.label] if case.label else [])]
+        self.inputs |= {str(path): digest for path, digest in zip(paths, sha256, strict=True)}
+
     def say(self, text: str = "") -> None:
         """Print a result."""
         print(text, flush=True)
@@ -60,8 +79,19 @@ def run_command(verb: str, arguments: list[str]) -> int:
     code, message = _guarded(module, run)
     if message:
         print(f"siccs_{verb}: {message}", file=sys.stderr, flush=True)
-    if args.report is not None:
-        _write_report(run, code, message, time.monotonic() - started)
+    if run.reported:
+        return _report(run, code, message, time.monotonic() - started)
+    return code
+
+
+def _report(run: Run, code: int, message: str | None, seconds: float) -> int:
+    """Write the report; return the verb's own code, or 3 when only the report failed."""
+    try:
+        _write_report(run, code, message, seconds)
+    except (SiccsError, OSError) as error:
+        _trace(run)
+        print(f"siccs_{run.verb}: the report was not written: {_one_line(error)}", file=sys.stderr, flush=True)
+        return code or 3
     return code
 
 
@@ -78,14 +108,33 @@ def _guarded(module: Any, run: Run) -> tuple[int, str | None]:
         return 0, None
     except MemoryError:
         _trace(run)
-        return 3, "out of memory. Use fewer workers (-np), a smaller patch, or a machine with more memory"
+        return 3, _NO_MEMORY
     except OSError as error:
         _trace(run)
-        where = f"{error.filename}: " if error.filename else ""
-        return 3, f"{where}{error.strerror or error}"
+        return 3, _one_line(error)
     except Exception as error:  # noqa: BLE001 (the last resort of a command: one line and exit code 5)
         _trace(run)
-        return 5, f"internal error: {type(error).__name__}: {error}. Please report it with the output of --verbose"
+        return _unexpected(error)
+
+
+def _one_line(error: SiccsError | OSError) -> str:
+    if isinstance(error, SiccsError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _unexpected(error: Exception) -> tuple[int, str]:
+    """Tell torch's ways of running out of memory (known by name and text: torch may not be loaded) from our faults."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "not enough memory" in text):
+        return 3, _NO_MEMORY
+    if type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "out of memory" in text):
+        return 3, _NO_DEVICE_MEMORY
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        # torch raises this in the middle of whatever the main process is doing when a worker is killed.
+        return 5, f"a loader worker died; a system short of memory kills workers. Use fewer (--set workers=1): {text}"
+    return 5, f"internal error: {type(error).__name__}: {text}. Please report it with the output of --verbose"
 
 
 def _trace(run: Run) -> None:

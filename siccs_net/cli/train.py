@@ -11,6 +11,7 @@ from siccs_net.cli.options import add_device, add_set, flat_settings, new_parser
 from siccs_net.cli.process import Run
 
 if TYPE_CHECKING:
+    from siccs_net.io.dataset import Dataset
     from siccs_net.records.plan import Plan
     from siccs_net.workspace import Workspace
 
@@ -94,11 +95,24 @@ def _train(run: Run, workspace: Workspace) -> int:
         run.outputs[str(weights)] = result.record.weights_sha256
         run.say(f"fold {result.fold}: {result.record.epochs} epochs, {weights}")
     run.settings = results[0].record.config
+    if run.reported:
+        _add_inputs(run, dataset, plan, workspace)
     if folder.summary.is_file():
         run.say(summary_table(files.read_record(folder.summary, Summary)))
         run.say(f"cross-validation: {folder.summary}")
     run.say(f"model folder (for siccs_predict -m): {folder.root}")
     return 0
+
+
+def _add_inputs(run: Run, dataset: Dataset, plan: Plan, workspace: Workspace) -> None:
+    """Add the dataset's files with the hashes that stand in the prepared cases' sidecars."""
+    from siccs_net.io.store import PreparedStore
+
+    name = run.args.configuration
+    folder = workspace.prepared_dataset(dataset.name).prepared(plan.name, name)
+    store = PreparedStore(folder, plan.configurations[name].dimension)
+    for case in dataset.cases.values():
+        run.add_case(case, store.read_record(case.name).input_sha256)
 
 
 def find_plan(workspace: Workspace, dataset: str, name: str | None) -> Plan:

@@ -53,6 +53,10 @@ def run(run: Run) -> int:
         }
         for problem in result.problems
     ]
+    run.settings = {"dataset": dataset.name}
+    for item in result.examinations:
+        if item.fingerprint is not None:
+            run.add_case(dataset.cases[item.case], item.fingerprint.input_sha256)
     run.results |= {"cases": len(dataset.cases), "errors": len(result.errors), "warnings": warnings}
     if args.json is not None:
         run.outputs[str(args.json)] = files.write_bytes(args.json, (json.dumps(body, indent=1) + "\n").encode())

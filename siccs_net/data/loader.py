@@ -75,8 +75,11 @@ class _Normalised:
 
 
 @dataclass(frozen=True)
-class TrainingBatches(Dataset[Batch]):
-    """The batches of a training, by (epoch, iteration)."""
+class TrainingBatches(Dataset[Batch | SiccsError]):
+    """The batches of a training, by (epoch, iteration).
+
+    An error is returned, not raised: out of a worker process torch would raise it wrapped in pages of text.
+    """
 
     reader: PatchReader
     sampler: PatchSampler
@@ -87,8 +90,23 @@ class TrainingBatches(Dataset[Batch]):
     batch_size: int
     iterations: int
 
-    def __getitem__(self, step: Step) -> Batch:
+    def __getitem__(self, step: Step) -> Batch | SiccsError:
+        try:
+            return self._batch(step)
+        except SiccsError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 (a plug-in's sampler or transform may raise anything)
+            detail = f"{type(error).__name__}: {error}"
+            problem = TrainingError(f"the batch of epoch {step[0]}, iteration {step[1]} could not be made: {detail}")
+            problem.__cause__ = error
+            return problem
+
+    def _batch(self, step: Step) -> Batch:
         samples = [self._sample(*step, sample) for sample in range(self.batch_size)]
+        shapes = {(image.shape, label.shape) for image, label, _ in samples}
+        if len(shapes) > 1:
+            cases = ", ".join(case for _, _, case in samples)
+            raise TrainingError(f"samples of unlike shapes, from cases {cases}", found=sorted(shapes))
         images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
         labels = torch.from_numpy(np.stack([label for _, label, _ in samples]))
         return Batch(images, labels, tuple(case for _, _, case in samples))
@@ -148,8 +166,6 @@ def load_batches(
     for number, step in enumerate(steps):
         try:
             batch = next(iterator)
-        except SiccsError:
-            raise
         except RuntimeError as error:
             pending = steps[number : number + 4 * workers]
             cases = sorted({case for waiting in pending for case in batches.cases(waiting)})
@@ -158,4 +174,6 @@ def load_batches(
                 found=str(error).splitlines()[0],
                 hint=f"Cases in work: {', '.join(cases[:12])}. Try --set workers=0 to see the error in this process",
             ) from error
+        if isinstance(batch, SiccsError):
+            raise batch
         yield step, batch

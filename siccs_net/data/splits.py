@@ -123,14 +123,26 @@ def check_splits(
     """Return everything that is wrong with given folds, one sentence a problem that names the fold and the case.
 
     Looked for: a part that is missing or empty, an unknown case, a case twice in one part or in both parts of a
-    fold, and a patient on both sides of a fold. A case that is never validated, or in several folds, is allowed.
+    fold, a patient on both sides of a fold, and a case that several folds validate (a cross-validation counts each
+    case once). A case that is never validated is allowed.
     """
     if not splits:
         return ["there is no fold"]
     known = set(cases)
-    return [
+    within = [
         f"fold {index}: {problem}" for index, fold in enumerate(splits) for problem in _problems(fold, known, patients)
     ]
+    return [*within, *_validated_twice(splits)]
+
+
+def _validated_twice(splits: Sequence[Mapping[str, Sequence[str]]]) -> Iterator[str]:
+    folds: dict[str, list[int]] = {}
+    for index, fold in enumerate(splits):
+        for case in set(fold.get("val", [])):
+            folds.setdefault(case, []).append(index)
+    for case, found in sorted(folds.items()):
+        if len(found) > 1:
+            yield f"case {case} is in val of folds {', '.join(map(str, found))}; one fold may validate it"
 
 
 def _problems(fold: Mapping[str, Sequence[str]], known: set[str], patients: Mapping[str, str] | None) -> Iterator[str]:

@@ -64,9 +64,15 @@ class Ensemble:
         for flip in flips:
             axes = [axis + 2 for axis in flip]
             with autocast(self.numerics):
-                logits = network(images.flip(axes) if axes else images)
+                logits = _finest(network(images.flip(axes) if axes else images))
             logits = (logits.flip(axes) if axes else logits).float()
             total = logits if total is None else total.add_(logits)
         if total is None:
             raise RuntimeError("there is always the image itself")
         return total.div_(len(flips))
+
+
+def _finest(outputs: Any) -> Tensor:
+    """Return the logits: a network may return a list of resolutions in evaluation mode too, finest first."""
+    finest: Tensor = outputs[0] if isinstance(outputs, list | tuple) else outputs
+    return finest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +18,7 @@ from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnex
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft
 from siccs_net.planners.memory import inference_memory, training_memory
 from siccs_net.planners.nnunet_rules import plan_nnunet
-from siccs_net.planners.presets import PRESETS
+from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS
 from siccs_net.records.base import explain
 from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import (
@@ -36,6 +38,7 @@ NNUNET_PLANNERS = ("nnunet", "nnunet_resenc", "nnunet_resenc_m", "nnunet_resenc_
 PLANNERS = ("convnext", *NNUNET_PLANNERS)
 NNUNET_ITERATIONS = 250
 _RULE_SETTINGS = ("spacing_mm", "target_vram_gb")
+_PLAN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEMES = {
     "ct": "ct",
     "nonorm": "none",
@@ -59,14 +62,26 @@ class PlanRequest:
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
     """Return the plan of a dataset. Pure: reads and writes nothing.
 
-    Raises UsageError for an unknown planner, preset, configuration or setting, and for settings that do not fit
-    together (such as a patch size that is no multiple of the network's stride).
+    Raises UsageError for an unknown planner, preset, configuration or setting, a name that cannot be a file's, and
+    settings that do not fit together (such as a patch size that is no multiple of the network's stride). Settings
+    under `training.` are checked by the trainer, not here.
     """
     if request.preset is None:
         plan = _self_configured(dataset, fingerprint, request)
     else:
         plan = _from_preset(dataset, fingerprint, request)
-    return _with_memory(_overridden(plan, request.settings))
+    overridden = _overridden(plan, request.settings)
+    check_plan_name(overridden.name)
+    return _with_memory(overridden)
+
+
+def check_plan_name(name: str) -> None:
+    """Raise UsageError unless a plan may be called so: it names files, and `__` parts a model folder's name."""
+    if not _PLAN_NAME.fullmatch(name) or ".." in name or "__" in name:
+        raise UsageError(
+            f"a plan cannot be called {name!r}",
+            expected="letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..' and '__'",
+        )
 
 
 def dataset_shape(dataset: Dataset, fingerprint: Fingerprint) -> DatasetShape:
@@ -94,7 +109,7 @@ def _self_configured(dataset: Dataset, fingerprint: Fingerprint, request: PlanRe
         name=request.name or request.planner,
         dataset_name=dataset.name,
         planner=request.planner,
-        trainer="SiccsTrainer",
+        trainer=DEFAULT_TRAINER,
         folds=request.folds,
         configurations=configurations,
         provenance=_provenance(request.planner, configurations),
@@ -106,14 +121,32 @@ def _draft(shape: DatasetShape, planner: str, rules: Mapping[str, Any]) -> PlanD
         near = difflib.get_close_matches(planner, PLANNERS, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(PLANNERS)}"
         raise UsageError(f"no planner called {planner!r}", hint=hint)
-    spacing = rules.get("spacing_mm")
-    target = tuple(float(number) for number in spacing) if spacing is not None else None
-    vram = float(rules["target_vram_gb"]) if "target_vram_gb" in rules else None
-    if target is not None and (len(target) != 3 or min(target) <= 0):
-        raise UsageError("spacing_mm must be three positive numbers (z, y, x)", found=spacing)
+    target = _spacing(rules["spacing_mm"]) if "spacing_mm" in rules else None
+    vram = _vram(rules["target_vram_gb"]) if "target_vram_gb" in rules else None
     if planner == "convnext":
         return plan_convnext(shape, target_vram_gb=vram, spacing_mm=target)
     return plan_nnunet(shape, planner, target_vram_gb=vram, spacing_mm=target)
+
+
+def _spacing(value: Any) -> tuple[float, float, float]:
+    numbers = [_positive(item) for item in value] if isinstance(value, list | tuple) else []
+    if len(numbers) != 3 or None in numbers:
+        raise UsageError("spacing_mm must be three positive numbers (z, y, x)", found=value)
+    z, y, x = (float(number) for number in value)
+    return z, y, x
+
+
+def _vram(value: Any) -> float:
+    number = _positive(value)
+    if number is None:
+        raise UsageError("target_vram_gb must be a positive number", found=value)
+    return number
+
+
+def _positive(value: Any) -> float | None:
+    """Return a finite number above 0, None for anything else."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return float(value) if fits else None
 
 
 def _choose(there: dict[str, ConfigurationDraft], wanted: tuple[str, ...]) -> dict[str, ConfigurationDraft]:
@@ -192,21 +225,49 @@ def _overridden(plan: Plan, settings: Mapping[str, Any]) -> Plan:
     """Apply `--set` to every configuration (or, under `training.`, to the training settings)."""
     document = plan.model_dump(mode="json")
     for name, value in settings.items():
-        if name in _RULE_SETTINGS and plan.preset is None:
-            document["provenance"][name] = "user"
-            continue
-        first, _, rest = name.partition(".")
-        if first == "training" and rest:
-            document["training"][rest] = value
-        elif first in ("trainer", "name") and not rest:
-            document[first] = value
-        else:
-            _set_in_configurations(document["configurations"], name, value)
-        document["provenance"][name] = "user"
+        if plan.preset is not None or name not in _RULE_SETTINGS:
+            _apply(document, name, value)
+        _mark_as_users(document["provenance"], name)
     try:
         return Plan.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise UsageError("a plan setting does not fit", found=explain(error)) from error
+
+
+def _apply(document: dict[str, Any], name: str, value: Any) -> None:
+    first, _, rest = name.partition(".")
+    if first == "training" and rest:
+        document["training"][rest] = value
+    elif first in ("trainer", "name") and not rest:
+        document[first] = value
+    elif name == "spacing_mm":
+        for configuration in document["configurations"].values():
+            _resample_to(configuration, _spacing(value))
+    else:
+        _set_in_configurations(document["configurations"], name, value)
+
+
+def _mark_as_users(provenance: dict[str, str], name: str) -> None:
+    """Say that a setting is the user's, also where a preset says of a configuration where it came from."""
+    for path in [path for path in provenance if path.endswith(f".{name}")]:
+        provenance[path] = "user"
+    provenance[name] = "user"
+
+
+def _resample_to(configuration: dict[str, Any], spacing_mm: tuple[float, float, float]) -> None:
+    """Change the spacing that a preset resamples to, and what follows from it.
+
+    A resize after it decides shape and spacing of the prepared case, whatever the spacing before it.
+    """
+    steps = {step["step"]: step for step in configuration["steps"]}
+    if "resample" not in steps:
+        raise UsageError("the plan does not resample, so spacing_mm changes nothing", found=", ".join(steps))
+    steps["resample"]["spacing_mm"] = list(spacing_mm)
+    if "resize" in steps:
+        return
+    old, shape = configuration["spacing_mm"], configuration["median_shape"]
+    configuration["median_shape"] = [n * was / now for n, was, now in zip(shape, old, spacing_mm, strict=True)]
+    configuration["spacing_mm"] = list(spacing_mm)
 
 
 def _set_in_configurations(configurations: dict[str, Any], name: str, value: Any) -> None:

@@ -25,6 +25,12 @@ from siccs_net.records.plan import (
     Step,
 )
 
+DEFAULT_TRAINER = "SiccsTrainer"
+TRAINER_OF = {
+    "vahdani2026": "Vahdani2026Trainer",
+    "vahdani2026_patch": "Vahdani2026Trainer",
+    "demo": DEFAULT_TRAINER,
+}
 PAPER_SHAPE = (40, 320, 320)
 PAPER_BLOCKS = (1, 1, 3, 1)
 PAPER_WIDTHS = (32, 64, 128, 256)
@@ -111,7 +117,7 @@ def _paper_plan(dataset: Dataset, configuration: Configuration, *, folds: int, n
         dataset_name=dataset.name,
         planner="preset",
         preset=preset,
-        trainer="Vahdani2026Trainer",
+        trainer=TRAINER_OF[preset],
         folds=folds,
         configurations={"3d_fullres": configuration},
         provenance={**provenance, **_PAPER_TRAINING_PROVENANCE},
@@ -219,7 +225,7 @@ def demo(dataset: Dataset, fingerprint: Fingerprint, shape: DatasetShape, *, fol
         dataset_name=dataset.name,
         planner="preset",
         preset="demo",
-        trainer="SiccsTrainer",
+        trainer=TRAINER_OF["demo"],
         folds=folds,
         training={
             "epochs": 7,

@@ -25,7 +25,7 @@ class StateRecord(Record):
 
     `epoch` epochs are finished and `iteration` iterations of the next one are done. `optimizer_groups` and
     `optimizer_scalars` are the parts of the optimizer's state that are not tensors. `running` holds the sums of
-    the unfinished epoch, `best` nothing that decides the model: the last epoch's weights are the model.
+    the unfinished epoch. No best epoch is kept: the last epoch's weights are the model.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.training_state"

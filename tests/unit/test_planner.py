@@ -108,6 +108,46 @@ def test_overrides_reach_every_configuration_and_are_marked():
     assert made.provenance["batch_size"] == made.provenance["spacing_mm"] == "user"
 
 
+def test_a_presets_spacing_can_be_set():
+    before = _plan(preset="demo").configurations["3d_fullres"]
+    made = _plan(preset="demo", settings={"spacing_mm": [2.5, 2, 4]})
+    after = made.configurations["3d_fullres"]
+    resample = next(step for step in after.steps if step.step == "resample")
+    assert resample.spacing_mm == after.spacing_mm == (2.5, 2.0, 4.0)
+    z, y, x = before.median_shape
+    assert after.median_shape == (2 * z, 2 * y, x)
+    assert made.provenance["spacing_mm"] == "user"
+
+
+def test_spacing_before_a_resize_leaves_the_prepared_spacing():
+    before = _plan(preset="vahdani2026").configurations["3d_fullres"]
+    made = _plan(preset="vahdani2026", settings={"spacing_mm": [2, 1, 1]})
+    after = made.configurations["3d_fullres"]
+    assert next(step for step in after.steps if step.step == "resample").spacing_mm == (2.0, 1.0, 1.0)
+    assert (after.spacing_mm, after.median_shape) == (before.spacing_mm, before.median_shape)
+    assert made.provenance["configurations.3d_fullres.steps.resample.spacing_mm"] == "user"
+
+
+def test_spacing_of_a_plan_without_resampling_is_refused():
+    steps = [{"step": "orient"}]
+    with pytest.raises(UsageError, match="does not resample"):
+        _plan(preset="demo", settings={"steps": steps, "spacing_mm": [2, 1, 1]})
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a..b", "a__b", ".a", "-a", "a b", "a\n"])
+def test_a_name_that_cannot_be_a_files_is_refused(name):
+    with pytest.raises(UsageError, match="cannot be called"):
+        _plan(settings={"name": name})
+    if name:
+        with pytest.raises(UsageError, match="cannot be called"):
+            _plan(name=name)
+
+
+@pytest.mark.parametrize("name", ["a", "convnext_2-mm.v1", "7"])
+def test_a_good_name_is_kept(name):
+    assert _plan(name=name).name == name
+
+
 def test_a_bigger_gpu_gives_a_bigger_plan():
     small, large = (_plan(settings={"target_vram_gb": gb}).configurations["3d_fullres"] for gb in (8, 24))
     assert large.memory.training_bytes > 1.5 * small.memory.training_bytes
@@ -122,6 +162,11 @@ def test_a_bigger_gpu_gives_a_bigger_plan():
         ({"preset": "demo", "configurations": ("2d",)}, "no configuration 2d"),
         ({"settings": {"batchsize": 3}}, "Did you mean batch_size"),
         ({"settings": {"batch_size": 0}}, "batch_size"),
+        ({"settings": {"spacing_mm": 3}}, "three positive numbers"),
+        ({"settings": {"spacing_mm": ["a", 1, 1]}}, "three positive numbers"),
+        ({"preset": "demo", "settings": {"spacing_mm": [0, 1, 1]}}, "three positive numbers"),
+        ({"settings": {"target_vram_gb": "much"}}, "target_vram_gb must be a positive number"),
+        ({"settings": {"steps.resample.order": 1}}, "no setting 'steps.resample.order'"),
         ({"settings": {"network.widths": [1]}}, "widths"),
     ],
 )

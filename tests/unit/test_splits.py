@@ -141,6 +141,8 @@ def test_every_problem_names_fold_and_case() -> None:
         "fold 2: val is empty",
         "fold 3: patient anna is in train (case a2) and in val (case a)",
         "fold 4: train is empty",
+        "case a is in val of folds 1, 3, 4; one fold may validate it",
+        "case b is in val of folds 1, 3; one fold may validate it",
     ]
 
 
