@@ -1,5 +1,8 @@
-"""The one executor. Threads, because the work is numpy, inflate and disk, which release the GIL: nothing is
-pickled, no child can die silently, and the first exception arrives whole (docs/decisions/0001-threads-not-processes.md)."""
+"""The one executor: threads, because the work is numpy, inflate and disk, which release the GIL.
+
+Nothing is pickled, no child can die silently, and the first exception arrives whole
+(docs/decisions/0001-threads-not-processes.md).
+"""
 
 from __future__ import annotations
 

@@ -1,170 +1,46 @@
-"""The trainer: a loop of under 60 lines that calls small methods, each of which can be overridden.
+"""The trainer: a loop of under 60 lines that calls the small methods of `TrainerHooks`.
 
 A plug-in subclasses `Trainer` (or one of the trainers that come with siccs_net) and overrides any of the methods in
-`HOOKS`. Numbers are configuration (`defaults`, the plan, `--set`), never a reason for a subclass.
+`hooks.HOOKS`. Numbers are configuration (`defaults`, the plan, `--set`), never a reason for a subclass.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from siccs_net.augment.intensity import intensity_transforms
 from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler, Place, fixed_places
+from siccs_net.data.sampling import ForegroundIndex, Place, fixed_places
 from siccs_net.data.streams import torch_seed
-from siccs_net.errors import Interrupted, TrainerContractError, TrainingError
+from siccs_net.errors import Interrupted, TrainingError
 from siccs_net.geometry import ANATOMICAL_AXES
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
-from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
-from siccs_net.networks.build import build_network, output_strides
+from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
+from siccs_net.networks.build import output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
-from siccs_net.preprocessing.preprocess import IGNORED
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
-from siccs_net.trainers.config import TrainerConfig, complete, inherit_defaults
+from siccs_net.trainers.config import complete
+from siccs_net.trainers.hooks import TrainerHooks
 from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
-from siccs_net.trainers.optimisation import adamw, schedule
 from siccs_net.trainers.patch_space import patch_axes, patch_spacing
-from siccs_net.trainers.scoring import confusion_matrix, dice
-from siccs_net.trainers.task import TrainTask
 
-HOOKS = (
-    "adapt_plan",
-    "build_network",
-    "build_loss",
-    "build_augmentation",
-    "build_sampler",
-    "build_optimizer",
-    "build_scheduler",
-    "training_step",
-    "validation_step",
-    "score",
-    "on_epoch_end",
-)
-_HOOK_LIKE = ("build_", "on_", "adapt_")
 logger = logging.getLogger(__name__)
 
 
-class Trainer:
-    """Base of all trainers. The constructor only stores; `fit` builds, trains and writes the fold's model.
-
-    While `fit` runs, `configuration`, `network`, `loss`, `optimizer` and `numerics` are set for the methods to use.
-    """
-
-    config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
-    defaults: ClassVar[Mapping[str, Any]] = {}
-
-    configuration: Configuration
-    network: nn.Module
-    loss: DeepSupervisionLoss
-    optimizer: torch.optim.Optimizer
-    numerics: Numerics
-
-    def __init__(self, task: TrainTask) -> None:
-        self.task = task
-        self.config = task.config
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "defaults" in vars(cls):
-            parent = next((base.defaults for base in cls.__mro__[1:] if issubclass(base, Trainer)), {})
-            cls.defaults = inherit_defaults(parent, cls.defaults)
-        for name in vars(cls):
-            hook_like = name.startswith(_HOOK_LIKE) or name.endswith("_step")
-            if hook_like and not name.startswith("_") and name not in HOOKS:
-                near = difflib.get_close_matches(name, HOOKS, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"The hooks are {', '.join(HOOKS)}"
-                raise TrainerContractError(
-                    f"{cls.__name__}.{name} is no hook of Trainer and would never be called",
-                    hint=f"{hint} Private methods start with _",
-                )
-
-    # ------------------------------------------------------------------ hooks
-
-    def adapt_plan(self, configuration: Configuration) -> Configuration:
-        """Return the configuration to train with; what is returned is stored with the model."""
-        return configuration
-
-    def build_network(self) -> nn.Module:
-        """Return the network [b, channels, *patch] -> logits [b, classes, *patch] (or a list, finest first)."""
-        network = build_network(self.configuration.network)
-        if self.config.checkpointing:
-            network.checkpointing = True  # type: ignore[assignment]
-        return network
-
-    def build_loss(self) -> nn.Module:
-        """Return the loss of (logits [b, classes, *patch], int64 labels [b, *patch]) for one output."""
-        settings = self.config.loss
-        ignore = None if self.task.labels.ignore is None else IGNORED
-        if settings.name == "focal_dice":
-            return FocalDiceLoss(
-                variant=settings.variant,
-                focal_weight=settings.focal_weight,
-                dice_weight=settings.dice_weight,
-                gamma=settings.gamma,
-                ignore_label=ignore,
-            )
-        return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore)
-
-    def build_augmentation(self) -> Sequence[Any]:
-        """Return the intensity transforms: ours, or any of batchgenerators' (they are seeded per sample)."""
-        return intensity_transforms(self.config.augmentation)
-
-    def build_sampler(self, index: ForegroundIndex) -> PatchSampler:
-        """Return what decides which case and place each training sample shows."""
-        return PatchSampler(
-            index,
-            self.task.training_cases,
-            self.configuration.patch_size,
-            self.config.foreground_fraction,
-            self.config.seed,
-            self.task.fold,
-        )
-
-    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer of the network's parameters."""
-        return adamw(network, self.config, self.numerics)
-
-    def build_scheduler(self) -> Callable[[float], float]:
-        """Return the factor on the learning rate as a function of the epoch (a fraction within it)."""
-        return schedule(self.config)
-
-    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the loss of one batch under `loss`, and any other scalar to log."""
-        return self._measure_loss(self.network(images), labels)
-
-    def validation_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return `loss` and `confusion` [classes, classes] (reference, prediction; voxels) of one patch."""
-        classes = len(self.task.labels.class_values)
-        logits = self.network(images)
-        predicted = (logits[0] if isinstance(logits, list) else logits).argmax(1)
-        return {**self._measure_loss(logits, labels), "confusion": confusion_matrix(predicted, labels, classes)}
-
-    def score(self, confusion: Tensor) -> dict[str, float | None]:
-        """Return the Dice of each label and group over all validation patches (None where undefined)."""
-        values = list(self.task.labels.class_values)
-        return {
-            name: dice(confusion, [values.index(value) for value in members])
-            for name, members in self.task.labels.reported.items()
-        }
-
-    def on_epoch_end(self, epoch: int, entry: Mapping[str, Any]) -> None:
-        """Called after each epoch with its log entry; for trackers."""
-
-    # ------------------------------------------------------------------ the loop
+class Trainer(TrainerHooks):
+    """Base of all trainers: the loop. The constructor only stores; `fit` builds, trains and writes the fold's model."""
 
     def fit(self) -> FinalRecord:
         """Train the fold and write its model; return the model's record.
@@ -218,8 +94,6 @@ class Trainer:
                     self._save(progress)
                     self._stop_if(interrupts)
 
-    # ------------------------------------------------------------------ its parts
-
     def _choose_numerics(self) -> Numerics:
         return choose_numerics(self.task.device, self.config.precision, deterministic=self.config.deterministic)
 
@@ -232,8 +106,8 @@ class Trainer:
         self.configuration = adapted.model_copy(update={"inference": inference})
 
     def _stop_file(self, progress: state.Progress) -> bool:
-        """Say whether a STOP file asks to end here; it is removed, so that --resume can go on."""
-        if not self.task.run.stop.is_file():
+        """Say whether a STOP file asks to end after this epoch; it is removed, so that --resume can go on."""
+        if progress.epoch == 0 or not self.task.run.stop.is_file():
             return False
         self.task.run.stop.unlink()
         logger.info("STOP file found: ending after %d of %d epochs", progress.epoch, self.config.epochs)
@@ -330,10 +204,6 @@ class Trainer:
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images = batch.images.to(self.task.device, non_blocking=True)
         return images, batch.labels.to(self.task.device, non_blocking=True).long()
-
-    def _measure_loss(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
-        listed = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-        return self.loss.measure(listed, labels)
 
     def _epoch_entry(self, progress: state.Progress, seconds: float) -> dict[str, Any]:
         """Return the epoch's line of the log. Raises TrainingError when its loss is not finite."""

@@ -15,7 +15,7 @@ from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.image import write_image
 from siccs_net.testing import check_trainer
 from siccs_net.testing.tiny import make_tiny_case, write_tiny_dataset
-from siccs_net.trainers.base import HOOKS
+from siccs_net.trainers.hooks import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

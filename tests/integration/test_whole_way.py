@@ -223,7 +223,7 @@ def test_wrong_folds_and_changed_data_are_refused(ready, tmp_path):
     changed = ready.plan.configurations["3d_fullres"].model_copy(update={"storage": "float32"})
     other = ready.plan.model_copy(update={"configurations": {"3d_fullres": changed}})
     with pytest.raises(StoreError, match="another plan"):
-        train(ready.dataset, other, "3d_fullres", 0, settings=QUICK, workspace=ready.workspace)
+        train(ready.dataset, other, "3d_fullres", 0, settings=QUICK, workspace=ready.workspace, overwrite=True)
 
 
 def test_a_damaged_prepared_case_is_refused_then_made_anew(ready, model_folder):
@@ -312,7 +312,8 @@ def test_the_papers_preset_trains_small(ready):
     made = plan(ready.dataset, preset="vahdani2026", settings=settings, workspace=ready.workspace)
     configuration = made.configurations["3d_fullres"]
     assert configuration.steps[2].shape == (8, 32, 32)
-    assert made.provenance["configurations.3d_fullres.network.widths"] == "assumed"
+    assert made.provenance["configurations.3d_fullres.network.widths"] == "user"
+    assert made.provenance["configurations.3d_fullres.network.kernel_sizes"] == "assumed"
     preprocess(ready.dataset, made, "3d_fullres", workspace=ready.workspace)
     (result,) = train(ready.dataset, made, "3d_fullres", 0, settings=QUICK, workspace=ready.workspace)
     assert result.record.trainer == "Vahdani2026Trainer"
