@@ -16,7 +16,22 @@ from torch.utils.checkpoint import checkpoint
 
 from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
 
-CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+# torch 2.13's bfloat16 gradient of a conv3d weight reads memory that nobody wrote where the convolution is two voxels
+# deep (CPU only; tests/unit/test_networks.py shows it). An input of four gives an output of two at stride 2.
+DEEP_ENOUGH = 5
+
+
+class Conv3d(nn.Conv3d):
+    """torch's convolution; computed in float32 for thin inputs on a CPU, where its bfloat16 gradient is not to be trusted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] >= DEEP_ENOUGH or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(torch.get_autocast_dtype("cpu"))
+
+
+CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
 TRANSPOSED_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
