@@ -145,7 +145,7 @@ def _begin_worker(worker: int) -> None:
 
 
 def load_batches(
-    batches: TrainingBatches, steps: Sequence[Step], *, workers: int, pin_memory: bool
+    batches: TrainingBatches, steps: Sequence[Step], *, workers: int
 ) -> Generator[tuple[Step, Batch], None, None]:
     """Yield (step, batch) for every step in order, made ahead by `workers` processes (0: in this one).
 
@@ -158,7 +158,6 @@ def load_batches(
         sampler=steps,
         num_workers=workers,
         collate_fn=_as_is,
-        pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_begin_worker if workers else None,
     )

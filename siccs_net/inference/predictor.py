@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from siccs_net.errors import EnvironmentProblem, MissingPathError, ModelError, UnavailableError, UsageError
-from siccs_net.geometry import ANATOMICAL_AXES, Grid
+from siccs_net.geometry import Grid
 from siccs_net.inference.ensemble import Ensemble, Member
 from siccs_net.inference.sliding_window import Slab, count_tiles, plan_tiles, sliding_window
 from siccs_net.io import files
@@ -121,9 +121,7 @@ class Model:
             replace(member, normalisation=image_normalisation(member.normalisation, statistics))
             for member in self.members
         ]
-        order, leading = self.configuration.orient.transpose, 3 - self.configuration.dimension
-        canonical = [ANATOMICAL_AXES[name] for name in self.configuration.inference.mirror_axes]
-        mirror = tuple(order.index(axis) - leading for axis in canonical if order.index(axis) >= leading)
+        mirror = self.configuration.patch_axes(self.configuration.inference.mirror_axes)
         return Ensemble(members, mirror, self.device, self.numerics)
 
 

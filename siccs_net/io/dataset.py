@@ -116,6 +116,8 @@ def read_splits(path: Path) -> Splits:
     """Read splits_final.json, nnU-Net's list of {train, val}. Raises MissingPathError or DatasetError."""
     try:
         folds = json.loads(files.read_bytes(path))
+        if not isinstance(folds, list) or not folds:
+            raise ValueError(f"{type(folds).__name__} of {len(folds)} entries")
         return Splits(folds=tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in folds))
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(

@@ -22,7 +22,7 @@ DEEP_ENOUGH = 5
 
 
 class Conv3d(nn.Conv3d):
-    """torch's convolution; computed in float32 for thin inputs on a CPU, where its bfloat16 gradient is not to be trusted."""
+    """torch's convolution; computed in float32 for thin inputs on a CPU, whose bfloat16 gradient may be garbage."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.shape[2] >= DEEP_ENOUGH or not torch.is_autocast_enabled("cpu"):

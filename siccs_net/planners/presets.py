@@ -9,7 +9,8 @@ from typing import Any
 from siccs_net.errors import UsageError
 from siccs_net.io.dataset import Dataset
 from siccs_net.planners.drafts import DatasetShape
-from siccs_net.planners.rules import median_resampled_shape, resampled_shape
+from siccs_net.planners.rules import median_resampled_shape
+from siccs_net.preprocessing.resample import resampled_shape
 from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.network import NetworkSpec
 from siccs_net.records.plan import (

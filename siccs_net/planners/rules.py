@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from siccs_net.errors import UsageError
-from siccs_net.planners.drafts import DatasetShape, Shape, Spacing
+from siccs_net.planners.drafts import DatasetShape, Spacing
+from siccs_net.preprocessing.resample import resampled_shape
 from siccs_net.records.network import NetworkSpec
 
 # An axis is thick when its spacing exceeds the others' by this factor and its extent in voxels falls short by it.
@@ -88,12 +89,6 @@ def level_volumes(network: NetworkSpec, patch_size: Sequence[int]) -> list[int]:
 def transposed(values: Sequence[float], order: tuple[int, int, int]) -> tuple[float, float, float]:
     """Return [z, y, x] values in the order of the plan's axes."""
     return values[order[0]], values[order[1]], values[order[2]]
-
-
-def resampled_shape(shape: Shape, spacing_mm: Spacing, target_mm: Spacing) -> Shape:
-    """Return the shape of a case after resampling; all [z, y, x]."""
-    z, y, x = (round(old / new * size) for old, new, size in zip(spacing_mm, target_mm, shape, strict=True))
-    return z, y, x
 
 
 def median_resampled_shape(shape: DatasetShape, target_mm: Spacing) -> tuple[float, float, float]:

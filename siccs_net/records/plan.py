@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from siccs_net.geometry import ANATOMICAL_AXES
 from siccs_net.records.base import Record
 from siccs_net.records.network import NetworkSpec
 
@@ -122,6 +124,17 @@ class Configuration(Record):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def patch_spacing_mm(self) -> tuple[float, ...]:
+        """Spacing of the patch axes in mm; an axis that keeps each scan's own counts as 1 mm."""
+        return tuple(1.0 if spacing is None else spacing for spacing in self.spacing_mm[-self.dimension :])
+
+    def patch_axes(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the patch axes of anatomical axes such as "L-R"; those outside a 2-D patch drop out."""
+        order, leading = self.orient.transpose, 3 - self.dimension
+        places = [order.index(ANATOMICAL_AXES[name]) for name in names]
+        return tuple(place - leading for place in places if place >= leading)
 
     @property
     def orient(self) -> Orient:

@@ -21,7 +21,6 @@ from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batc
 from siccs_net.data.sampling import ForegroundIndex, Place, fixed_places
 from siccs_net.data.streams import torch_seed
 from siccs_net.errors import Interrupted, TrainingError
-from siccs_net.geometry import ANATOMICAL_AXES
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
 from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
@@ -34,7 +33,6 @@ from siccs_net.trainers.config import complete
 from siccs_net.trainers.hooks import TrainerHooks
 from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
-from siccs_net.trainers.patch_space import patch_axes, patch_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -167,19 +165,18 @@ class Trainer(TrainerHooks):
     def _batches(self, progress: state.Progress) -> Generator[tuple[tuple[int, int], Batch], None, None]:
         first = progress.epoch * self._iterations + progress.iteration
         steps = [divmod(number, self._iterations) for number in range(first, self.config.epochs * self._iterations)]
-        mirror = [ANATOMICAL_AXES[name] for name in self.config.mirror_axes or ()]
         batches = TrainingBatches(
             reader=self._reader(),
             sampler=self._sampler,
             settings=self.config.augmentation,
             transforms=self._transforms,
-            mirror_axes=patch_axes(mirror, self.configuration),
-            spacing_mm=patch_spacing(self.configuration),
+            mirror_axes=self.configuration.patch_axes(self.config.mirror_axes or ()),
+            spacing_mm=self.configuration.patch_spacing_mm,
             batch_size=self.config.batch_size or self.configuration.batch_size,
             iterations=self._iterations,
         )
         workers = default_workers(self.task.device) if self.config.workers is None else self.config.workers
-        return load_batches(batches, steps, workers=workers, pin_memory=self.task.device.type == "cuda")
+        return load_batches(batches, steps, workers=workers)
 
     def _step(self, epoch: int, iteration: int, batch: Batch) -> dict[str, Tensor]:
         """One update: forward, loss, backward, clipped gradient, optimizer; returns the scalars to log."""

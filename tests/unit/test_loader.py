@@ -76,7 +76,7 @@ def _batches(*transforms, sampler=None):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_come_in_order(workers):
-    made = list(load_batches(_batches(), STEPS, workers=workers, pin_memory=False))
+    made = list(load_batches(_batches(), STEPS, workers=workers))
     assert [step for step, _ in made] == STEPS
     for _, batch in made:
         assert batch.images.shape == (2, 1, *PATCH)
@@ -88,7 +88,7 @@ def test_batches_come_in_order(workers):
 def test_an_error_in_a_worker_is_one_line_that_names_the_case(workers):
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"a sample of case '(one|two)' could not be made: KeyError") as caught:
-        list(load_batches(_batches(_Breaks()), STEPS, workers=workers, pin_memory=False))
+        list(load_batches(_batches(_Breaks()), STEPS, workers=workers))
     assert time.monotonic() - started < 10
     assert "Traceback" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -103,7 +103,7 @@ class _BrokenSampler(PatchSampler):
 def test_an_error_outside_a_sample_names_the_batch(workers):
     broken = _BrokenSampler(_Index(), ("one",), PATCH, 0.0, seed=0, fold="0")
     with pytest.raises(TrainingError, match="batch of epoch 0, iteration 0 could not be made: ZeroDivisionError"):
-        list(load_batches(_batches(sampler=broken), STEPS, workers=workers, pin_memory=False))
+        list(load_batches(_batches(sampler=broken), STEPS, workers=workers))
 
 
 class _Shrinks(PatchSampler):
@@ -115,11 +115,11 @@ def test_samples_of_unlike_shapes_name_their_cases():
     sampler = _Shrinks(_Index(), ("one", "two"), PATCH, 0.0, seed=0, fold="0")
     batches = _batches(_Crops(), sampler=sampler)
     with pytest.raises(TrainingError, match="unlike shapes, from cases one, two"):
-        list(load_batches(batches, STEPS, workers=1, pin_memory=False))
+        list(load_batches(batches, STEPS, workers=1))
 
 
 def test_a_killed_worker_is_an_error_that_names_the_cases_in_work():
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"a loader worker died.*Cases in work: one, two.*workers=0"):
-        list(load_batches(_batches(_DiesAlone()), STEPS, workers=1, pin_memory=False))
+        list(load_batches(_batches(_DiesAlone()), STEPS, workers=1))
     assert time.monotonic() - started < 20

@@ -21,6 +21,7 @@ from siccs_net.planners.convnext_rules import (
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft, Shape, Spacing
 from siccs_net.planners.memory import training_memory
 from siccs_net.planners.nnunet_rules import activation_elements, plan_nnunet
+from siccs_net.preprocessing.resample import resampled_shape
 
 THIN = ((1.0, 0.7, 0.7), (320, 512, 512))
 THICK = ((5.0, 0.7, 0.7), (60, 512, 512))
@@ -69,7 +70,7 @@ def test_the_thickest_axis_comes_first_and_of_equals_the_first(spacing: Spacing,
 
 
 def test_shapes_round_halves_to_even() -> None:
-    assert rules.resampled_shape((5, 7, 9), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)) == (2, 4, 4)
+    assert resampled_shape((5, 7, 9), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)) == (2, 4, 4)
 
 
 def test_median_shape_may_end_in_a_half() -> None:
