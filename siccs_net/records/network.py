@@ -19,7 +19,7 @@ class NetworkSpec(Record):
     stem and one more upsampling before the head). `blocks_decoder` is indexed by level too: for `convnext_unet`
     it has as many entries as `widths` (the last one sits after the bottleneck), for the plain and residual
     U-Nets one fewer. `initialisation` is for `convnext_unet`: sigma 0.02 as ConvNeXt V2 has it, or one over the
-    root of each layer's inputs, with which narrow networks learn several times faster (decision 5).
+    root of the number of each layer's inputs (decision 5).
     """
 
     architecture: Literal["convnext_unet", "plain_unet", "resenc_unet"]
