@@ -22,6 +22,8 @@ from siccs_net.io.gunzip import MAX_DECODED_BYTES, gunzip, gunzip_start, gzip, i
 
 ENDINGS = (".nii.gz", ".nii")
 _SLACK_BYTES = 1 << 20
+# What nibabel raises for a header it cannot read; a data type code it does not know is a KeyError.
+_UNREADABLE = (HeaderDataError, ImageFileError, ValueError, OSError, OverflowError, KeyError)
 """A file may hold this much more than its header asks for."""
 TOLERANCE_MM = 1e-2
 """Corner voxels of grids that count as equal may lie this far apart: headers store rounded numbers."""
@@ -186,14 +188,8 @@ def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
         image = kind.from_bytes(content)
         _check_size(image, content)
         voxels = np.asanyarray(image.dataobj)
-    except (
-        HeaderDataError,
-        ImageFileError,
-        ValueError,
-        OSError,
-        OverflowError,
-    ) as error:
-        raise ImageError("is not a readable NIfTI file", found=str(error)) from error
+    except _UNREADABLE as error:
+        raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
     return _three_axes(_real_numbers(voxels)), image.header
 
 
@@ -206,8 +202,8 @@ def _inflate(data: bytes) -> bytes:
         try:
             header = kind(start[: kind.sizeof_hdr], check=False)
             limit += _needed_bytes(header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"]))
-        except (HeaderDataError, ValueError, OverflowError) as error:
-            raise ImageError("is not a readable NIfTI file", found=str(error)) from error
+        except _UNREADABLE as error:
+            raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
     return gunzip(data, limit=min(limit, MAX_DECODED_BYTES))
 
 
