@@ -43,7 +43,8 @@ def plan_convnext(
 ) -> PlanDraft:
     """Return the `2d` and `3d_fullres` configurations of a ConvNeXt V2 U-Net with a strided stem.
 
-    Target spacing, first patch, pooling and the axis to shrink follow nnU-Net's rules (`rules`). The patch shrinks
+    Target spacing, first patch, pooling and the axis to shrink follow nnU-Net's rules (`rules`), but a short
+    axis does not keep the others from being pooled. The patch shrinks
     until two samples train in the usable part of `target_vram_gb` (default 8; `memory.training_memory`), then the
     batch grows into what is left, up to 5 % of the data set's voxels. The first pooling step becomes the stem's
     stride, so the stem leaves a thick axis alone. `spacing_mm` [z, y, x] replaces the rule for the target spacing.
@@ -117,7 +118,7 @@ def _configuration(
         network = convnext_network(spacing, candidate, channels=task.channels, labels=task.labels)
         return _bytes(network, candidate.patch_size, MIN_BATCH) <= task.budget_bytes
 
-    topology = rules.largest_patch(spacing, median, fits, name=name)
+    topology = rules.largest_patch(spacing, median, fits, name=name, past_short=True)
     network = convnext_network(spacing, topology, channels=task.channels, labels=task.labels)
     flat = network.dimension == 2
     return ConfigurationDraft(

@@ -106,15 +106,18 @@ def first_patch(spacing_mm: Sequence[float], median_shape: Sequence[float]) -> t
     return tuple(min(round(per_mm * scale), size) for per_mm, size in zip(density, median_shape, strict=True))
 
 
-def pooling(spacing_mm: Sequence[float], patch: Sequence[float]) -> Topology:
+def pooling(spacing_mm: Sequence[float], patch: Sequence[float], *, past_short: bool = False) -> Topology:
     """Return the pooling of a patch: halve the axes of finest spacing, and those within a factor 2 of it, while they
     are long enough; a kernel covers an axis (3, before that 1) once its spacing is within a factor 2 of the finest.
+
+    An axis that is alone at its turn and shorter than 12 ends all pooling, as in nnU-Net; with `past_short` it is
+    passed over and the other axes go on.
     """
     axes = range(len(patch))
     spacing, size = list(spacing_mm), list(patch)
     kernel, divisor = [1] * len(patch), [1] * len(patch)
     strides, kernels = [tuple(kernel)], []
-    while pooled := _axes_to_pool(spacing, size):
+    while pooled := _axes_to_pool(spacing, size, past_short):
         finest = min(spacing)
         kernel = [3 if kernel[axis] == 3 or spacing[axis] / finest < POOLING_RATIO else 1 for axis in axes]
         kernels.append(tuple(kernel))
@@ -127,15 +130,15 @@ def pooling(spacing_mm: Sequence[float], patch: Sequence[float]) -> Topology:
     return Topology(_padded(patch, divisor), tuple(divisor), tuple(strides), tuple(kernels))
 
 
-def _axes_to_pool(spacing: Sequence[float], size: Sequence[float]) -> list[int]:
-    long_enough = [axis for axis, length in enumerate(size) if length >= 2 * MIN_EDGE]
-    if not long_enough:
-        return []
-    finest = min(spacing[axis] for axis in long_enough)
-    pooled = [axis for axis in long_enough if spacing[axis] / finest < POOLING_RATIO]
-    if len(pooled) == 1 and size[pooled[0]] < 3 * MIN_EDGE:
-        return []
-    return pooled
+def _axes_to_pool(spacing: Sequence[float], size: Sequence[float], past_short: bool) -> list[int]:
+    candidates = [axis for axis, length in enumerate(size) if length >= 2 * MIN_EDGE]
+    while candidates:
+        finest = min(spacing[axis] for axis in candidates)
+        pooled = [axis for axis in candidates if spacing[axis] / finest < POOLING_RATIO]
+        if len(pooled) > 1 or size[pooled[0]] >= 3 * MIN_EDGE:
+            return pooled
+        candidates = [axis for axis in candidates if axis not in pooled] if past_short else []
+    return []
 
 
 def _padded(patch: Sequence[float], divisor: Sequence[int]) -> tuple[int, ...]:
@@ -143,15 +146,20 @@ def _padded(patch: Sequence[float], divisor: Sequence[int]) -> tuple[int, ...]:
 
 
 def largest_patch(
-    spacing_mm: Sequence[float], median_shape: Sequence[float], fits: Callable[[Topology], bool], *, name: str
+    spacing_mm: Sequence[float],
+    median_shape: Sequence[float],
+    fits: Callable[[Topology], bool],
+    *,
+    name: str,
+    past_short: bool = False,
 ) -> Topology:
-    """Return the first patch, shrunk step by step until `fits` says yes.
+    """Return the first patch, shrunk step by step until `fits` says yes; `past_short` as in `pooling`.
 
     Raises UsageError, naming the configuration, when no patch does.
     """
-    topology = pooling(spacing_mm, first_patch(spacing_mm, median_shape))
+    topology = pooling(spacing_mm, first_patch(spacing_mm, median_shape), past_short=past_short)
     while not fits(topology):
-        smaller = shrunk(spacing_mm, median_shape, topology)
+        smaller = shrunk(spacing_mm, median_shape, topology, past_short=past_short)
         if min(smaller.patch_size) < 1 or math.prod(smaller.patch_size) >= math.prod(topology.patch_size):
             raise UsageError(
                 f"no patch of configuration {name} fits the GPU memory asked for",
@@ -162,7 +170,9 @@ def largest_patch(
     return topology
 
 
-def shrunk(spacing_mm: Sequence[float], median_shape: Sequence[float], now: Topology) -> Topology:
+def shrunk(
+    spacing_mm: Sequence[float], median_shape: Sequence[float], now: Topology, *, past_short: bool = False
+) -> Topology:
     """Return the next smaller patch: the axis that covers most of the median image loses one divisor.
 
     The divisor may fall with the patch, so the step is taken with the divisor that the smaller patch would have; no
@@ -172,7 +182,7 @@ def shrunk(spacing_mm: Sequence[float], median_shape: Sequence[float], now: Topo
     axis = max(range(len(covered)), key=lambda index: (covered[index], index))
     smaller = list(now.patch_size)
     smaller[axis] -= now.divisor[axis]
-    step = pooling(spacing_mm, smaller).divisor[axis]
+    step = pooling(spacing_mm, smaller, past_short=past_short).divisor[axis]
     patch = list(now.patch_size)
     patch[axis] -= step
-    return pooling(spacing_mm, patch)
+    return pooling(spacing_mm, patch, past_short=past_short)

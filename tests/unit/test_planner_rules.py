@@ -207,6 +207,7 @@ def check_draft(draft: ConfigurationDraft, vram: float) -> None:
     st.sampled_from([4.0, 8.0, 24.0]),
 )
 @example((0.5, 4.0, 1.0), (45, 353, 1), 4.0)  # each axis pools alone: nine levels
+@example((3.0, 6.0, 6.0), (17, 432, 434), 4.0)  # the short axis is alone at its turn
 def test_every_convnext_plan_keeps_its_promises(spacing: Spacing, size: Shape, vram: float) -> None:
     plan = plan_convnext(dataset((spacing, size)), target_vram_gb=vram)
     assert sorted(plan.transpose_forward) == [0, 1, 2]
