@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
+from siccs_net.networks.fused_mlp import EPSILON, ROOT_GUARD, MlpWeights, fused_mlp
 
 # torch 2.13's bfloat16 gradient of a conv3d weight reads memory that nobody wrote where the convolution is two voxels
 # deep (CPU only; tests/unit/test_networks.py shows it). An input of four gives an output of two at stride 2.
@@ -35,10 +36,6 @@ CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
 TRANSPOSED_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
-# ConvNeXt V2's epsilons: in LayerNorm, and in the division of GRN.
-EPSILON = 1e-6
-# The gradient of a square root is infinite at 0; this small number under it changes nothing else.
-ROOT_GUARD = 1e-12
 
 
 def to_channels_last(x: Tensor) -> Tensor:
@@ -133,7 +130,9 @@ class StochasticDepth(nn.Module):
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, LayerNorm, pointwise expansion, GELU, GRN, pointwise projection, added to the input.
 
-    [b, c, *spatial] -> [b, c, *spatial]. `kernel` has one odd size a spatial axis; there is no LayerScale.
+    [b, c, *spatial] -> [b, c, *spatial]. `kernel` has one odd size a spatial axis; there is no LayerScale. On a CPU
+    all but the depthwise convolution runs as one function (`fused_mlp`) that does not keep the expanded activations,
+    unless `fused` is False.
     """
 
     def __init__(self, width: int, kernel: Sequence[int], mlp_ratio: int = 4, drop_rate: float = 0.0) -> None:
@@ -144,12 +143,28 @@ class ConvNeXtBlock(nn.Module):
         self.grn = GlobalResponseNorm(mlp_ratio * width)
         self.project = nn.Linear(mlp_ratio * width, width)
         self.stochastic_depth = StochasticDepth(drop_rate)
+        self.fused = True
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = to_channels_last(self.depthwise(x))
-        expanded = functional.gelu(self.expand(self.norm(mixed)))
-        branch = self.project(self.grn(expanded))
+        branch = self._mix_fused(mixed) if self.fused and x.device.type == "cpu" else self._mix(mixed)
         return x + to_channels_first(self.stochastic_depth(branch))
+
+    def _mix(self, mixed: Tensor) -> Tensor:
+        """Mix the channels of [b, *spatial, c], operation by operation."""
+        expanded = functional.gelu(self.expand(self.norm(mixed)))
+        projected: Tensor = self.project(self.grn(expanded))
+        return projected
+
+    def _mix_fused(self, mixed: Tensor) -> Tensor:
+        weights = MlpWeights(
+            *(self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias),
+            *(self.grn.weight, self.grn.bias, self.project.weight, self.project.bias),
+        )
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else mixed.dtype
+        with torch.autocast("cpu", enabled=False):
+            rows = mixed.flatten(1, -2).to(weights.norm_weight.dtype)
+            return fused_mlp(rows, weights, dtype).view(mixed.shape)
 
 
 class Downsampling(nn.Sequential):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss, deep_supervision_weights
+from siccs_net.networks.blocks import ConvNeXtBlock
 from siccs_net.networks.build import build_network
 from siccs_net.planners.activations import kept_bytes, loss_bytes
 from siccs_net.planners.convnext_rules import plan_convnext
@@ -82,7 +83,13 @@ def built_parameters(spec: NetworkSpec) -> int:
 
 
 def saved_by_autograd(network: nn.Module, image: Tensor, loss: nn.Module | None = None) -> int:
-    """Bytes of all tensors that the forward pass keeps for the backward pass, but the parameters; each once."""
+    """Bytes of all tensors that the forward pass keeps for the backward pass, but the parameters; each once.
+
+    Blocks run operation by operation, as on a GPU, for which the model is made.
+    """
+    for block in network.modules():
+        if isinstance(block, ConvNeXtBlock):
+            block.fused = False
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 

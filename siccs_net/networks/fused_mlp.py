@@ -1,0 +1,194 @@
+"""The channel mixing of a ConvNeXt V2 block on a CPU, in chunks of rows that stay in the processor's cache.
+
+LayerNorm, expansion, GELU, GRN and projection as one function of rows [b, rows, c]. The expanded rows, four times as
+wide, never exist as a whole: GRN needs only each channel's sum of squares, so the expansion is computed once for it
+and once more for the projection, and again in the backward pass. GRN's scale is folded into the projection's weights.
+For one sample, with t = GELU(W1 norm(y) + b1), s = 1 + gamma N(t) and N as in `blocks.relative_response`:
+
+    out = (W2 diag(s)) t + (W2 beta + b2)
+
+`blocks.ConvNeXtBlock` has the same in torch's own operations; the tests compare the two, and gradients in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# ConvNeXt V2's epsilons: in LayerNorm, and in the division of GRN.
+EPSILON = 1e-6
+# The gradient of a square root is infinite at 0; this small number under it changes nothing else.
+ROOT_GUARD = 1e-12
+# Bytes of expanded rows in one chunk: about two cores' second-level cache (measured by benchmarks/train_step.py).
+CHUNK_BYTES = 2**20
+
+
+class MlpWeights(NamedTuple):
+    """LayerNorm's scale and shift [c], expansion [e, c] and [e], GRN's gamma and beta [e], projection [c, e] and [c]."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    expand_weight: Tensor
+    expand_bias: Tensor
+    gamma: Tensor
+    beta: Tensor
+    project_weight: Tensor
+    project_bias: Tensor
+
+
+def fused_mlp(y: Tensor, weights: MlpWeights, dtype: torch.dtype) -> Tensor:
+    """Return the mixed rows [b, rows, c] of y [b, rows, c]; matrix products run in `dtype`, all sums in y's type."""
+    mixed: Tensor = _FusedMlp.apply(y.contiguous(), dtype, *weights)  # type: ignore[no-untyped-call]
+    return mixed
+
+
+class _Expansion(NamedTuple):
+    """What turns rows into their expansion, in the type of the matrix products."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return LayerNorm of rows [n, c], and each row's mean and inverse deviation."""
+        found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
+            rows, rows.shape[1:], self.norm_weight, self.norm_bias, EPSILON
+        )
+        return found
+
+    def before_gelu(self, normalised: Tensor) -> Tensor:
+        return torch.addmm(self.bias, normalised.to(self.weight.dtype), self.weight.t())
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return GELU of the expansion [n, e] of rows [n, c]."""
+        return functional.gelu(self.before_gelu(self.normalised(rows)[0]))
+
+
+class _FusedMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        weights = MlpWeights(*tensors)
+        expansion = _expansion(weights, dtype)
+        norms = torch.stack([(_sum_of_squares(rows, expansion) + ROOT_GUARD).sqrt() for rows in y])
+        out = torch.empty_like(y)
+        for rows, norm, result in zip(y, norms, out, strict=True):
+            _project(rows, expansion, weights, norm, result)
+        ctx.save_for_backward(y, norms, *tensors)
+        ctx.dtype = dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        y, norms, *tensors = ctx.saved_tensors
+        weights = MlpWeights(*tensors)
+        expansion = _expansion(weights, ctx.dtype)
+        totals = MlpWeights(*(torch.zeros_like(tensor) for tensor in tensors))
+        for_y = torch.empty_like(y)
+        for rows, norm, above, result in zip(y, norms, gradient.contiguous(), for_y, strict=True):
+            _backward_of_sample(rows, norm, above, expansion, weights, totals, result)
+        return for_y, None, *totals
+
+
+def _expansion(weights: MlpWeights, dtype: torch.dtype) -> _Expansion:
+    matrix, bias = weights.expand_weight.to(dtype), weights.expand_bias.to(dtype)
+    return _Expansion(weights.norm_weight, weights.norm_bias, matrix, bias)
+
+
+def _chunks(rows: Tensor, expansion: _Expansion) -> list[slice]:
+    step = max(1, CHUNK_BYTES // (expansion.bias.numel() * rows.element_size()))
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+def _sum_of_squares(rows: Tensor, expansion: _Expansion) -> Tensor:
+    """Return each expanded channel's sum of squares [e] over the rows of one sample."""
+    total = rows.new_zeros(len(expansion.bias))
+    for chunk in _chunks(rows, expansion):
+        total += expansion.of(rows[chunk]).to(rows.dtype).square_().sum(0)
+    return total
+
+
+def _project(rows: Tensor, expansion: _Expansion, weights: MlpWeights, norm: Tensor, out: Tensor) -> None:
+    scale = 1 + weights.gamma * norm / (norm.mean() + EPSILON)
+    matrix = (weights.project_weight * scale).t().to(expansion.weight.dtype)
+    bias = (weights.project_bias + weights.project_weight @ weights.beta).to(expansion.weight.dtype)
+    for chunk in _chunks(rows, expansion):
+        out[chunk] = torch.addmm(bias, expansion.of(rows[chunk]), matrix)
+
+
+def _backward_of_sample(
+    rows: Tensor,
+    norm: Tensor,
+    above: Tensor,
+    expansion: _Expansion,
+    weights: MlpWeights,
+    totals: MlpWeights,
+    for_rows: Tensor,
+) -> None:
+    """Add one sample's gradients of the weights to `totals` and write that of its rows."""
+    mean = norm.mean() + EPSILON
+    response = norm / mean
+    scale = 1 + weights.gamma * response
+    met = _gradient_by_expansion(rows, above, expansion)
+    from_scale = (weights.project_weight * met).sum(0)
+    bias = above.sum(0)
+    totals.project_weight.add_(met * scale).add_(torch.outer(bias, weights.beta))
+    totals.project_bias.add_(bias)
+    totals.beta.add_(bias @ weights.project_weight)
+    totals.gamma.add_(from_scale * response)
+    through_norm = _gradient_of_norm(from_scale * weights.gamma, norm, mean) / norm
+    _gradient_of_rows(rows, above, expansion, weights, scale, through_norm, totals, for_rows)
+
+
+def _gradient_by_expansion(rows: Tensor, above: Tensor, expansion: _Expansion) -> Tensor:
+    """Return the sum over rows of gradient times expansion, [c, e]."""
+    total = above.new_zeros(above.shape[1], len(expansion.bias))
+    for chunk in _chunks(rows, expansion):
+        expanded = expansion.of(rows[chunk])
+        total += above[chunk].to(expanded.dtype).t() @ expanded
+    return total
+
+
+def _gradient_of_norm(from_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+    """Return the gradient of each channel's norm from that of norm / mean, where mean holds all norms."""
+    return from_response / mean - (from_response @ norm) / (mean * mean * len(norm))
+
+
+def _gradient_of_rows(
+    rows: Tensor,
+    above: Tensor,
+    expansion: _Expansion,
+    weights: MlpWeights,
+    scale: Tensor,
+    through_norm: Tensor,
+    totals: MlpWeights,
+    for_rows: Tensor,
+) -> None:
+    dtype = expansion.weight.dtype
+    projection, direct = (weights.project_weight * scale).to(dtype), through_norm.to(dtype)
+    for chunk in _chunks(rows, expansion):
+        normalised, mean, inverse = expansion.normalised(rows[chunk])
+        before = expansion.before_gelu(normalised)
+        of_expanded = (above[chunk].to(dtype) @ projection).addcmul_(functional.gelu(before), direct)
+        of_before = torch.ops.aten.gelu_backward(of_expanded, before)
+        totals.expand_weight.add_(of_before.t() @ normalised.to(dtype))
+        totals.expand_bias.add_(of_before.sum(0, dtype=rows.dtype))
+        of_normalised = (of_before @ expansion.weight).to(rows.dtype)
+        of_rows, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+            of_normalised,
+            rows[chunk],
+            rows.shape[1:],
+            mean,
+            inverse,
+            weights.norm_weight,
+            weights.norm_bias,
+            [True] * 3,
+        )
+        for_rows[chunk] = of_rows
+        totals.norm_weight.add_(of_weight)
+        totals.norm_bias.add_(of_bias)
