@@ -167,6 +167,8 @@ def _print_plan(run: Run, plan: Plan) -> None:
         ]
         if memory is not None:
             rows.append(("parameters", f"{memory.parameters / 1e6:.2f} million"))
+            if memory.forward_flops is not None:
+                rows.append(("forward pass", f"{memory.forward_flops / 1e9:.4g} GFLOP a patch"))
             rows.append(
                 (
                     "expected memory",

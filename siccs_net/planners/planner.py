@@ -16,6 +16,7 @@ from siccs_net.errors import UsageError
 from siccs_net.io.dataset import Dataset
 from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnext
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft
+from siccs_net.planners.flops import forward_flops
 from siccs_net.planners.memory import inference_memory, training_memory
 from siccs_net.planners.nnunet_rules import plan_nnunet
 from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS
@@ -304,11 +305,12 @@ def _with_memory(plan: Plan) -> Plan:
 
 
 def _measured(configuration: Configuration, plan: Plan) -> Configuration:
-    """Fill in the expected memory: bfloat16 activations on a GPU, as autocast keeps them."""
+    """Fill in the expected memory (bfloat16 activations on a GPU, as autocast keeps them) and work."""
+    batch = plan.training.get("batch_size") or configuration.batch_size
     training = training_memory(
         configuration.network,
         configuration.patch_size,
-        configuration.batch_size,
+        math.ceil(batch / plan.training.get("gradient_accumulation", 1)),
         activation_bytes=2,
         checkpointing=bool(plan.training.get("checkpointing", False)),
     )
@@ -316,5 +318,6 @@ def _measured(configuration: Configuration, plan: Plan) -> Configuration:
         parameters=training.parameters,
         training_bytes=training.total_bytes,
         inference_bytes=inference_memory(configuration.network, configuration.patch_size).total_bytes,
+        forward_flops=forward_flops(configuration.network, configuration.patch_size),
     )
     return configuration.model_copy(update={"memory": figures})

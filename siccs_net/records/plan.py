@@ -83,11 +83,16 @@ class InferenceSettings(Record):
 
 
 class MemoryFigures(Record):
-    """Expected memory of training and prediction in bytes, from the closed form of `planners.memory`."""
+    """Expected memory of training and prediction in bytes (`planners.memory`), and the work of one forward pass.
+
+    `forward_flops` counts floating-point operations on one patch, a multiplication and an addition as two
+    (`planners.flops`); a training step makes about three times as many a sample.
+    """
 
     parameters: int
     training_bytes: int
     inference_bytes: int
+    forward_flops: int | None = None
 
 
 class Configuration(Record):
