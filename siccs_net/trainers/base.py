@@ -182,17 +182,27 @@ class Trainer(TrainerHooks):
         """One update: forward, loss, backward, clipped gradient, optimizer; returns the scalars to log."""
         torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "step", epoch, iteration))
         self._set_learning_rate(epoch + iteration / self._iterations)
-        images, labels = self._to_device(batch)
-        with autocast(self.numerics):
-            values = self.training_step(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(values["loss"]).backward()  # type: ignore[no-untyped-call]
+        values = self._backward(*self._to_device(batch))
         self._scaler.unscale_(self.optimizer)
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return {name: value.detach() for name, value in values.items()}
+        return values
+
+    def _backward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Add up the gradients of a batch, which passes the network in `gradient_accumulation` parts."""
+        totals: dict[str, Tensor] = {}
+        parts = self.config.gradient_accumulation
+        for some_images, some_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            share = len(some_images) / len(images)
+            with autocast(self.numerics):
+                values = self.training_step(some_images, some_labels)
+            self._scaler.scale(values["loss"] * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in values.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + share * value.detach()
+        return totals
 
     def _set_learning_rate(self, epoch: float) -> None:
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):

@@ -33,7 +33,10 @@ class TrainerConfig(Record):
     """Every number of a training. All can be set with `--set name=value`, nested ones with a dot.
 
     `iterations_per_epoch`, `batch_size` and `mirror_axes` default to the plan's. Warm-up is linear over
-    `warmup_epochs`; then the learning rate falls along a cosine to 0, per iteration or per epoch.
+    `warmup_epochs`; then the learning rate falls along a cosine to 0, per iteration or per epoch. With
+    `gradient_accumulation` a batch passes the network in that many parts, with `checkpointing` a level's activations
+    are computed again in the backward pass: both take less memory for the same update. (A Dice that is summed over the
+    batch, `batch_dice` in the plan, is then summed over each part.)
     """
 
     epochs: int = Field(default=200, ge=1)
@@ -56,6 +59,7 @@ class TrainerConfig(Record):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     deterministic: bool = False
     checkpointing: bool = False
+    gradient_accumulation: int = Field(default=1, ge=1)
     workers: int | None = Field(default=None, ge=0)
 
 
@@ -114,10 +118,18 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def complete(config: TrainerConfig, configuration: Configuration) -> TrainerConfig:
-    """Fill the settings that default to the plan's."""
+    """Fill the settings that default to the plan's. Raises UsageError for a batch that cannot be divided as asked."""
     own = {
         "iterations_per_epoch": configuration.iterations_per_epoch,
         "batch_size": configuration.batch_size,
         "mirror_axes": configuration.inference.mirror_axes,
     }
-    return config.model_copy(update={name: value for name, value in own.items() if getattr(config, name) is None})
+    whole = config.model_copy(update={name: value for name, value in own.items() if getattr(config, name) is None})
+    parts, batch = whole.gradient_accumulation, whole.batch_size or 1
+    if batch % parts:
+        raise UsageError(
+            "gradient_accumulation must divide the batch into equal parts",
+            found=f"gradient_accumulation={parts}, batch_size={batch}",
+            hint=f"Set both, such as --set batch_size={parts} gradient_accumulation={parts}",
+        )
+    return whole
