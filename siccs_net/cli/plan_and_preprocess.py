@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from siccs_net.cli.options import add_set, add_workers, flat_settings, new_parser
+from siccs_net.cli.options import add_device, add_set, add_workers, flat_settings, new_parser
 from siccs_net.cli.process import Run
 
 if TYPE_CHECKING:
     from siccs_net.io.dataset import Dataset
-    from siccs_net.records.plan import Plan
+    from siccs_net.records.plan import MeasuredStep, Plan
     from siccs_net.workspace import DatasetFolder, Workspace
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
         parser, "override a part of the plan, such as batch_size=4, spacing_mm=[2,1,1], network.widths=[16,32,64,128]"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its expected memory; write nothing")
+    parser.add_argument(
+        "--measure", action="store_true", help="take three training steps and say what one costs here (loads torch)"
+    )
     parser.add_argument("--no-preprocess", action="store_true", help="plan only")
     parser.add_argument("--list-planners", action="store_true", help="list the planners and exit")
     parser.add_argument("--list-presets", action="store_true", help="list the presets and exit")
+    add_device(parser)
     add_workers(parser)
     return parser
 
@@ -100,10 +104,12 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         save=not args.dry_run,
         show_progress=run.show_progress,
     )
+    place = workspace.prepared_dataset(dataset.name)
+    if args.measure:
+        made = _measured(run, dataset, made, None if args.dry_run else place)
     _print_plan(run, made)
     run.results[dataset.name] = made.model_dump(mode="json")
     run.settings = {"planner": args.planner, "preset": args.preset, "folds": made.folds, "set": settings}
-    place = workspace.prepared_dataset(dataset.name)
     if args.dry_run:
         _print_expected(run, dataset, made)
         return
@@ -116,6 +122,19 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         run.say(f"{name}: {len(done.made)} cases prepared, {len(done.kept)} kept, in {place.prepared(made.name, name)}")
 
 
+def _measured(run: Run, dataset: Dataset, plan: Plan, place: DatasetFolder | None) -> Plan:
+    """Measure a training step of the configurations asked for; write it into the plan's file unless it is a dry run."""
+    from siccs_net.cli.process import keep_heap
+    from siccs_net.io import files
+    from siccs_net.pipeline.measure import measure_plan
+
+    logger.info("measuring training steps of plan %r", plan.name)
+    measured = measure_plan(plan, dataset.labels, run.args.configuration, device=run.args.device, prepare=keep_heap)
+    if place is not None:
+        files.write_record(place.plan(plan.name), measured)
+    return measured
+
+
 def _check_training_settings(settings: Mapping[str, Any], preset: str | None) -> None:
     """Let the trainer check its settings before any scan is read. Loads torch, but only when there are some.
 
@@ -124,17 +143,13 @@ def _check_training_settings(settings: Mapping[str, Any], preset: str | None) ->
     given = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("training.")}
     if not given and "trainer" not in settings:
         return
-    from siccs_net.errors import UsageError
     from siccs_net.planners.presets import DEFAULT_TRAINER, TRAINER_OF
-    from siccs_net.plugins import TRAINERS, find_class
     from siccs_net.records.plan import Plan
-    from siccs_net.trainers.base import Trainer
+    from siccs_net.trainers.base import find_trainer
     from siccs_net.trainers.config import resolve_config
 
     trainer = str(settings.get("trainer", TRAINER_OF.get(preset or "", DEFAULT_TRAINER)))
-    kind = find_class(trainer, TRAINERS)
-    if not issubclass(kind, Trainer):
-        raise UsageError(f"{trainer!r} is not a siccs_net trainer", expected="a subclass of siccs_net.Trainer")
+    kind = find_trainer(trainer)
     plan = Plan(name="plan", dataset_name="", planner="", trainer=trainer, folds=1, training=given, configurations={})
     resolve_config(kind.config_class, kind.defaults, plan, {})
 
@@ -176,10 +191,21 @@ def _print_plan(run: Run, plan: Plan) -> None:
                     f"{memory.inference_bytes / 2**30:.1f} GiB to predict (closed form, bfloat16)",
                 )
             )
+        if (step := plan.measured.get(name)) is not None:
+            rows.append(("measured", _describe_step(step)))
         for label, value in rows:
             run.say(f"    {label:<16} {value}")
     assumed = sorted(path for path, origin in plan.provenance.items() if origin == "assumed")
     run.say(f"  assumed (not stated by the paper, ours): {', '.join(assumed) or 'nothing'}")
+
+
+def _describe_step(step: MeasuredStep) -> str:
+    extra = f", {step.gradient_accumulation} parts a batch" if step.gradient_accumulation > 1 else ""
+    extra += ", checkpointing" if step.checkpointing else ""
+    return (
+        f"{step.seconds:.3g} s a training iteration, peak {step.peak_bytes / 2**30:.2f} GiB, batch {step.batch_size} "
+        f"in {step.precision} on {step.device}{extra}"
+    )
 
 
 def _numbers(values: Any) -> str:
@@ -209,17 +235,21 @@ def _print_expected_memory(run: Run, dataset: Dataset) -> None:
 
 
 def _print_expected_work(run: Run, plan: Plan) -> None:
-    """Say how many iterations a training makes; how long one takes is the device's."""
+    """Say how many iterations a training makes, and how long that takes where a step was measured."""
     epochs = plan.training.get("epochs")
     for name, configuration in plan.configurations.items():
-        each = configuration.iterations_per_epoch
+        each = plan.training.get("iterations_per_epoch") or configuration.iterations_per_epoch
         if epochs is None:
-            counted = f"{each} iterations an epoch; epochs: the trainer's default"
+            counted, total = f"{each} iterations an epoch; epochs: the trainer's default", each
         else:
             total = each * epochs
             counted = f"{total} iterations a fold ({epochs} epochs), {total * plan.folds} for {plan.folds} folds"
-        run.say(f"  {name}: training makes {counted}")
-    run.say("  how long that takes depends on the device")
+        step = plan.measured.get(name)
+        minutes = "" if step is None else f", about {total * step.seconds / 60:.3g} min a fold"
+        minutes = minutes.replace("a fold", "an epoch") if epochs is None else minutes
+        run.say(f"  {name}: training makes {counted}{minutes}")
+    if not plan.measured:
+        run.say("  how long that takes depends on the device: --measure takes a few steps")
 
 
 def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:

@@ -16,7 +16,6 @@ from siccs_net.networks.numerics import choose_device
 from siccs_net.pipeline.preprocess import configuration_of
 from siccs_net.pipeline.validate import split_problems
 from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
-from siccs_net.plugins import TRAINERS, find_class
 from siccs_net.preprocessing.preprocess import recipe_sha256
 from siccs_net.preprocessing.statistics import fold_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord
@@ -24,7 +23,7 @@ from siccs_net.records.dataset import Splits
 from siccs_net.records.metrics import Summary
 from siccs_net.records.plan import Configuration, Plan
 from siccs_net.records.statistics import ChannelScaling, Normalisation
-from siccs_net.trainers.base import Trainer
+from siccs_net.trainers.base import Trainer, find_trainer
 from siccs_net.trainers.config import TrainerConfig, resolve_config
 from siccs_net.trainers.state import check_may_start
 from siccs_net.trainers.task import TrainTask
@@ -101,7 +100,7 @@ def train(
     verify_store(training)
     write_model_files(training)
     results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
-    cross_validation_summary(training.model, training.splits)
+    cross_validation_summary(training.model)
     return results
 
 
@@ -119,9 +118,7 @@ def prepare_training(
     """Resolve trainer, settings, folds and folders of a training; reads no image."""
     place = workspace or Workspace.resolve()
     folder = place.prepared_dataset(dataset.name)
-    kind = find_class(trainer or plan.trainer, TRAINERS)
-    if not issubclass(kind, Trainer):
-        raise UsageError(f"{kind.__name__} is not a siccs_net trainer", expected="a subclass of siccs_net.Trainer")
+    kind = find_trainer(trainer or plan.trainer)
     chosen = configuration_of(plan, configuration)
     config = resolve_config(kind.config_class, kind.defaults, plan, settings)
     store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)

@@ -17,7 +17,6 @@ from siccs_net.io.image import read_label, write_label
 from siccs_net.io.store import PreparedCase, PreparedStore
 from siccs_net.preprocessing.preprocess import restore_to_native
 from siccs_net.records.checkpoint import FinalRecord
-from siccs_net.records.dataset import Splits
 from siccs_net.records.metrics import CaseMetrics, Summary
 from siccs_net.workspace import ModelFolder, RunFolder
 
@@ -98,18 +97,22 @@ def write_summary(folder: Path, summary: Summary, *, name: str = "summary") -> N
     files.write_bytes(folder / f"{name}.csv", summary_csv(summary).encode())
 
 
-def cross_validation_summary(model: ModelFolder, splits: Splits) -> Summary | None:
-    """Merge the finished folds' summaries into crossval_summary.json; None while no fold is finished."""
+def merged_summary(model: ModelFolder) -> Summary | None:
+    """Return one summary of all validated folds' cases; None while no fold is validated."""
     cases: list[CaseMetrics] = []
     folds: dict[str, int] = {}
-    for number in range(len(splits.folds)):
-        path = model.fold(number).validation / "summary.json"
+    for fold in (name for name in model.folds() if name.isdigit()):
+        path = model.fold(fold).validation / "summary.json"
         if path.is_file():
             found: Sequence[CaseMetrics] = files.read_record(path, Summary).metric_per_case
             cases += found
-            folds |= {item.case: number for item in found}
-    if not cases:
-        return None
-    summary = summarise(cases, folds)
-    write_summary(model.root, summary, name=model.summary.stem)
+            folds |= {item.case: int(fold) for item in found}
+    return summarise(cases, folds) if cases else None
+
+
+def cross_validation_summary(model: ModelFolder) -> Summary | None:
+    """Write the merged summary of the validated folds as crossval_summary.json; None while no fold is validated."""
+    summary = merged_summary(model)
+    if summary is not None:
+        write_summary(model.root, summary, name=model.summary.stem)
     return summary

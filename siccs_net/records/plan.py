@@ -95,6 +95,23 @@ class MemoryFigures(Record):
     forward_flops: int | None = None
 
 
+class MeasuredStep(Record):
+    """What one training iteration cost on a machine: median seconds, and memory in bytes above an idle process.
+
+    On a GPU the memory is what torch allocated there. `checkpointing` and `gradient_accumulation` are the settings it
+    was measured with.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    batch_size: int
+    checkpointing: bool
+    gradient_accumulation: int
+    seconds: float
+    peak_bytes: int
+
+
 class Configuration(Record):
     """One way to train on the dataset: its preprocessing, patch, batch, network and inference."""
 
@@ -155,7 +172,8 @@ class Plan(Record):
 
     `training` holds trainer settings by name (they override the trainer's defaults and are overridden by `--set`).
     `provenance` maps a dotted path to where its value came from: `paper`, `library_default`, `assumed`,
-    `measured`, `rule:NAME` or `user`.
+    `measured`, `rule:NAME` or `user`. `measured` holds, by configuration, what a training step cost on the machine
+    that planned, where that was asked for.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.plan"
@@ -168,4 +186,5 @@ class Plan(Record):
     folds: int = Field(ge=1)
     training: dict[str, Any] = Field(default_factory=dict)
     configurations: dict[str, Configuration]
+    measured: dict[str, MeasuredStep] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
 from siccs_net.data.sampling import ForegroundIndex, Place, fixed_places
 from siccs_net.data.streams import torch_seed
-from siccs_net.errors import Interrupted, TrainingError
+from siccs_net.errors import Interrupted, TrainingError, UsageError
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
 from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
 from siccs_net.networks.build import output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
+from siccs_net.plugins import TRAINERS, find_class
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
@@ -71,6 +72,20 @@ class Trainer(TrainerHooks):
         self._adapt()
         return state.training_sha256(self.task, self.config, self.configuration, type(self).__name__)
 
+    def rehearse(self, steps: int) -> Iterator[float]:
+        """Take updates on random images of the batch's size and yield the loss of each. Reads and writes no file.
+
+        For measuring what a step costs: everything is built as `fit` builds it, but for the sampling.
+        """
+        self.numerics = self._choose_numerics()
+        with applied(self.numerics):
+            self._adapt()
+            self._build_model()
+            self._build_updates()
+            self.network.train()
+            for number in range(steps):
+                yield float(self._step(0, number % self._iterations, self._random_batch(number))["loss"])
+
     def rebuild_network(self, configuration: Configuration) -> nn.Module:
         """Return a new network for a configuration that was trained with, as `build_network` makes it."""
         self.configuration = configuration
@@ -114,21 +129,34 @@ class Trainer(TrainerHooks):
     def _build(self) -> None:
         """Build everything, in the order of `HOOKS`; the weights are drawn from the fold's seed."""
         self._adapt()
-        torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "weights"))
-        self.network = self.build_network().to(self.task.device)
-        self.loss = self._for_every_output(self.build_loss()).to(self.task.device)
+        self._build_model()
         self._transforms = self.build_augmentation()
         known = {*self.task.training_cases, *self.task.validation_cases}
         classes = len(self.task.labels.class_values)
         index = ForegroundIndex(self.task.store, sorted(known), classes, seed=self.config.seed)
         self._sampler = self.build_sampler(index)
         self._validation = self._validation_places(index)
+        self._build_updates()
+        self._picture = ProgressPicture(self.task.run.progress)
+        self._sha256 = self.training_sha256()
+
+    def _build_model(self) -> None:
+        torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "weights"))
+        self.network = self.build_network().to(self.task.device)
+        self.loss = self._for_every_output(self.build_loss()).to(self.task.device)
+
+    def _build_updates(self) -> None:
         self.optimizer = self.build_optimizer(self.network)
         self._factor = self.build_scheduler()
         self._scaler = torch.amp.GradScaler(self.task.device.type, enabled=self.numerics.precision == "float16")
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._picture = ProgressPicture(self.task.run.progress)
-        self._sha256 = self.training_sha256()
+
+    def _random_batch(self, seed: int) -> Batch:
+        spec, generator = self.configuration.network, torch.Generator().manual_seed(seed)
+        size = (self.config.batch_size or self.configuration.batch_size, *self.configuration.patch_size)
+        images = torch.randn((size[0], spec.in_channels, *size[1:]), generator=generator)
+        labels = torch.randint(len(self.task.labels.class_values), size, generator=generator, dtype=torch.uint8)
+        return Batch(images, labels, ("random",) * size[0])
 
     def _for_every_output(self, loss: nn.Module) -> DeepSupervisionLoss:
         """Wrap a loss for the outputs of deep supervision, halving the weight at every coarser output."""
@@ -285,3 +313,11 @@ class Trainer(TrainerHooks):
         )
         files.write_record(self.task.run.record, record)
         return record
+
+
+def find_trainer(name: str | type) -> type[Trainer]:
+    """Return the trainer that `name` means (`plugins.find_class`). Raises UsageError for a class that is none."""
+    kind = find_class(name, TRAINERS)
+    if not issubclass(kind, Trainer):
+        raise UsageError(f"{kind.__name__} is not a siccs_net trainer", expected="a subclass of siccs_net.Trainer")
+    return kind
