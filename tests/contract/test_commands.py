@@ -13,7 +13,7 @@ import pytest
 
 from siccs_net.testing.tiny import write_tiny_dataset
 
-VERBS = ("demo", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "doctor")
+VERBS = ("demo", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
 
 
 def _run(verb, *arguments, cwd=None, env=None):
@@ -80,6 +80,13 @@ def test_every_public_name_is_there():
         ("predict", ["-i", "absent", "-o", "out"], 2, "no model was named"),
         ("predict", ["-i", "absent", "-o", "out", "-m", "absent"], 2, "not a model folder"),
         ("evaluate", ["-i", "absent", "-r", "absent", "-o", "out"], 2, "absent"),
+        ("convert", [], 2, "siccs|msd|pairs"),
+        ("convert", ["siccs", "-i", "absent", "--manifest", "absent.csv", "-d", "501"], 2, "absent: the folder"),
+        ("convert", ["siccs", "-i", ".", "--manifest", "absent.csv", "-d", "501"], 2, "absent.csv: the file"),
+        ("convert", ["siccs", "-i", ".", "--manifest", "absent.csv"], 2, "expected DatasetXXX_Name"),
+        ("convert", ["msd", "-i", "absent", "-d", "501"], 2, "absent: the folder has no dataset.json"),
+        ("convert", ["pairs", "-i", "absent", "-l", "absent", "-d", "Dataset501_A"], 2, "absent: the folder"),
+        ("convert", ["pairs", "-i", ".", "-l", ".", "-d", "501"], 2, "expected DatasetXXX_Name"),
         ("doctor", ["--device", "cuda:9", "--no-self-test"], 3, "cuda"),
         ("doctor", ["--device", "abacus"], 2, "abacus"),
     ],

@@ -1,0 +1,1 @@
+"""Other people's files: SICCS, Decathlon and folders of pairs become datasets in nnU-Net's layout."""
