@@ -28,7 +28,7 @@ CHUNK_BYTES = 2**20
 
 
 class MlpWeights(NamedTuple):
-    """LayerNorm's scale and shift [c], expansion [e, c] and [e], GRN's gamma and beta [e], projection [c, e] and [c]."""
+    """LayerNorm's scale and shift [c], expansion [e, c] and [e], gamma and beta [e], projection [c, e] and [c]."""
 
     norm_weight: Tensor
     norm_bias: Tensor

@@ -35,7 +35,7 @@ def _convnext_unet(spec: NetworkSpec, volumes: Sequence[int], voxels: int) -> in
 
 def _stem(spec: NetworkSpec, finest: int) -> int:
     kernel = STEM_KERNEL if strided_stem(spec) else 3
-    return finest * spec.in_channels * spec.widths[0] * kernel**spec.dimension
+    return finest * spec.in_channels * spec.widths[0] * math.prod((kernel,) * spec.dimension)
 
 
 def _between(spec: NetworkSpec, level: int, volumes: Sequence[int]) -> int:
@@ -50,7 +50,7 @@ def _head(spec: NetworkSpec, finest: int, voxels: int) -> int:
         return voxels * spec.widths[0] * spec.classes
     width = head_width(spec)
     up = (voxels if spec.upsampling == "transposed" else finest) * spec.widths[0] * width
-    return up + voxels * width * spec.classes * 3**spec.dimension
+    return up + voxels * width * spec.classes * math.prod((3,) * spec.dimension)
 
 
 def _plain_unet(spec: NetworkSpec, volumes: Sequence[int], voxels: int) -> int:

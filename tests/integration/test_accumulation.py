@@ -51,7 +51,7 @@ def test_parts_of_a_batch_make_the_batchs_update(ready, parts):
 
 @pytest.mark.parametrize("parts", [3, 8])
 def test_unequal_parts_are_refused(ready, parts):
-    with pytest.raises(UsageError, match="equal parts.*batch_size=4"):
+    with pytest.raises(UsageError, match=r"equal parts.*batch_size=4"):
         run(ready, f"in_{parts}", gradient_accumulation=parts)
 
 
