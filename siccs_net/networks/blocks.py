@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
-from siccs_net.networks.fused_mlp import EPSILON, ROOT_GUARD, MlpWeights, fused_mlp
+from siccs_net.networks.fused_mlp import EPSILON, ROOT_GUARD, MlpWeights, fused_mlp, is_worth_fusing
 
 # torch 2.13's bfloat16 gradient of a conv3d weight reads memory that nobody wrote where the convolution is two voxels
 # deep (CPU only; tests/unit/test_networks.py shows it). An input of four gives an output of two at stride 2.
@@ -131,8 +131,8 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, LayerNorm, pointwise expansion, GELU, GRN, pointwise projection, added to the input.
 
     [b, c, *spatial] -> [b, c, *spatial]. `kernel` has one odd size a spatial axis; there is no LayerScale. On a CPU
-    all but the depthwise convolution runs as one function (`fused_mlp`) that does not keep the expanded activations,
-    unless `fused` is False.
+    all but the depthwise convolution of a large image runs as one function (`fused_mlp`) that does not keep the
+    expanded activations, unless `fused` is False.
     """
 
     def __init__(self, width: int, kernel: Sequence[int], mlp_ratio: int = 4, drop_rate: float = 0.0) -> None:
@@ -147,7 +147,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = to_channels_last(self.depthwise(x))
-        branch = self._mix_fused(mixed) if self.fused and x.device.type == "cpu" else self._mix(mixed)
+        fused = self.fused and is_worth_fusing(mixed, self.expand.out_features)
+        branch = self._mix_fused(mixed) if fused else self._mix(mixed)
         return x + to_channels_first(self.stochastic_depth(branch))
 
     def _mix(self, mixed: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from siccs_net.networks.blocks import ConvNeXtBlock
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks even of a few rows, the last one shorter."""
+    """Fuse even a few rows, in several chunks, the last one shorter."""
+    monkeypatch.setattr(fused_mlp, "WORTH_BYTES", 0)
     monkeypatch.setattr(fused_mlp, "CHUNK_BYTES", 24 * 8 * 10)
 
 
@@ -119,3 +120,10 @@ def test_chunks_change_nothing(rows: int, chunk: int, batch: int) -> None:
         fused_mlp.CHUNK_BYTES = before
     for ours, reference in zip(mixed, everything(block, image, fused=False), strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-11)
+
+
+def test_only_large_images_on_a_cpu_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_mlp, "WORTH_BYTES", 4 * 64 * 1000)
+    assert fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16), 64)
+    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 9, 16), 64)
+    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16, device="meta"), 64)
