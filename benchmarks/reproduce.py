@@ -35,11 +35,12 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--shape", default="[24,64,64]", help="input shape in place of 40, 320, 320")
     parser.add_argument("--widths", default="[8,16,32,64]", help="in place of 32, 64, 128, 256")
+    parser.add_argument("--set", nargs="*", default=[], help="further settings of the plan")
     args = parser.parse_args()
     workspace = args.output / "workspace"
     _make_patients(workspace / "raw" / DATASET, args.patients, args.seed)
     plan = [f"patch_size={args.shape}", f"network.widths={args.widths}", f"training.epochs={args.epochs}"]
-    plan += ["training.validate_every=4", "training.validation_patches=5"]
+    plan += ["training.validate_every=4", "training.validation_patches=5", *args.set]
     _command("validate", DATASET, workspace=workspace)
     _command("plan_and_preprocess", "-d", DATASET, "--preset", "vahdani2026", "--set", *plan, workspace=workspace)
     _command("train", DATASET, "3d_fullres", "all", "--resume", workspace=workspace)

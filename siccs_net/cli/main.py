@@ -41,6 +41,16 @@ def evaluate() -> None:
     _run("evaluate")
 
 
+def report() -> None:
+    """siccs_report."""
+    _run("report")
+
+
+def convert() -> None:
+    """siccs_convert."""
+    _run("convert")
+
+
 def doctor() -> None:
     """siccs_doctor."""
     _run("doctor")

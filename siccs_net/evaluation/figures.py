@@ -5,30 +5,25 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from siccs_net.evaluation.reporting.palettes import Colour, label_colours
 from siccs_net.io import files
 from siccs_net.records.dataset import LabelScheme
 
+if TYPE_CHECKING:
+    from matplotlib.patches import Patch
+
 LUNG_WINDOW_HU = (-1350.0, 150.0)
-PAPER_COLOURS = {1: (0.55, 0.35, 0.75), 2: (0.95, 0.35, 0.60), 3: (1.00, 0.62, 0.15)}
-"""Normal lung purple, established fibrosis pink, ground-glass orange, as in the paper's Fig. 1."""
-_SPARE_COLOURS = ((0.20, 0.60, 0.90), (0.30, 0.75, 0.40), (0.90, 0.85, 0.20), (0.60, 0.60, 0.60))
-
-
-def label_colours(labels: LabelScheme) -> dict[int, tuple[float, float, float]]:
-    """Return a colour (red, green, blue in 0..1) for every foreground label value."""
-    values = sorted(labels.foreground.values())
-    return {value: PAPER_COLOURS.get(value, _SPARE_COLOURS[value % len(_SPARE_COLOURS)]) for value in values}
 
 
 def overlay(
     slice_hu: NDArray[Any],
     slice_labels: NDArray[Any] | None,
-    colours: Mapping[int, tuple[float, float, float]],
+    colours: Mapping[int, Colour],
     *,
     opacity: float = 0.45,
 ) -> NDArray[np.float32]:
@@ -56,7 +51,6 @@ def draw_overlay(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     lesion = np.isin(reference, list(labels.groups.get("EF+GGO", labels.foreground.values())))
     z, y = int(lesion.sum((1, 2)).argmax()), int(lesion.sum((0, 2)).argmax())
@@ -73,9 +67,16 @@ def draw_overlay(
         axes.imshow(overlay(image_hu[:, y], mask, colours), aspect=sz / sx, origin="lower", interpolation="nearest")
     for axes in rows.ravel():
         axes.axis("off")
-    names_of = {value: name for name, value in labels.foreground.items()}
-    handles = [Patch(color=colour, label=names_of[value]) for value, colour in colours.items()]
+    handles = legend_patches(labels, colours)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     stream = io.BytesIO()
     canvas.print_png(stream)
     files.write_bytes(path, stream.getvalue())
+
+
+def legend_patches(labels: LabelScheme, colours: Mapping[int, Colour]) -> list[Patch]:
+    """Return a patch of colour with its label's name for every foreground label."""
+    from matplotlib.patches import Patch
+
+    names = {value: name for name, value in labels.foreground.items()}
+    return [Patch(color=colour, label=names[value].replace("_", " ")) for value, colour in colours.items()]

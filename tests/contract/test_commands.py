@@ -13,7 +13,7 @@ import pytest
 
 from siccs_net.testing.tiny import write_tiny_dataset
 
-VERBS = ("demo", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
+VERBS = ("demo", "report", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
 
 
 def _run(verb, *arguments, cwd=None, env=None):
