@@ -97,9 +97,8 @@ def test_an_unfinished_cross_validation_is_refused_or_partial(trained, tmp_path,
     assert report(trained, tmp_path / "out", "-m", str(copy)) == 4
     assert "6 of 8 cases" in capsys.readouterr().err
     assert report(trained, tmp_path / "out", "-m", str(copy), "--partial") == 0
-    assert any(
-        "Partial report: 6 of 8" in note for note in json.loads((tmp_path / "out/report.json").read_text())["notes"]
-    )
+    made = Report.from_json((tmp_path / "out" / "report.json").read_text())
+    assert any("Partial report: 6 of 8" in note for note in made.notes)
 
 
 def test_a_model_against_itself_does_not_differ(trained, tmp_path):
