@@ -131,7 +131,7 @@ def _source(dataset: Dataset, request: ReportRequest, fingerprint: Fingerprint) 
         summary=summary,
         slice_thickness_mm={case: spacing[case][0] for case in cases},
         patients=dataset.patients or {},
-        lung_function=read_pft(pft, cases, patients=dataset.patients).values if pft else {},
+        lung_function=read_pft(pft, dataset.cases, patients=dataset.patients).values if pft else {},
         thin_below_mm=request.thin_below_mm,
         other_name=against.root.name if against else None,
         other=_complete_summary(against, dataset, partial=request.partial) if against else None,
