@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from siccs_net.workspace import DatasetFolder, Workspace
 
 logger = logging.getLogger(__name__)
+_ORIGINS = {
+    "paper": "stated by the paper",
+    "library_default": "default of the library that the paper names",
+    "assumed": "assumed (not stated by the paper, ours)",
+    "user": "set by you",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -195,8 +202,19 @@ def _print_plan(run: Run, plan: Plan) -> None:
             rows.append(("measured", _describe_step(step)))
         for label, value in rows:
             run.say(f"    {label:<16} {value}")
-    assumed = sorted(path for path, origin in plan.provenance.items() if origin == "assumed")
-    run.say(f"  assumed (not stated by the paper, ours): {', '.join(assumed) or 'nothing'}")
+    _print_provenance(run, plan)
+
+
+def _print_provenance(run: Run, plan: Plan) -> None:
+    """Say where each setting came from; several configurations' settings of one name are named once."""
+    groups: dict[str, list[str]] = {}
+    for path, origin in plan.provenance.items():
+        named = groups.setdefault(origin, [])
+        short = path.split(".", 2)[-1] if path.startswith("configurations.") else path
+        named += [] if short in named else [short]
+    for origin in sorted(groups, key=lambda name: (name not in _ORIGINS, name)):
+        head = f"  {_ORIGINS.get(origin, origin)}: "
+        run.say(textwrap.fill(head + ", ".join(sorted(groups[origin])), 120, subsequent_indent=" " * 6))
 
 
 def _describe_step(step: MeasuredStep) -> str:
