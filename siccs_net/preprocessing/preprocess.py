@@ -20,6 +20,7 @@ from siccs_net.errors import DataError, UnavailableError
 from siccs_net.geometry import Orientation
 from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedCase
+from siccs_net.preprocessing.clahe import clahe
 from siccs_net.preprocessing.crop import body_box, crop, uncrop
 from siccs_net.preprocessing.export import argmax_to_shape
 from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
@@ -32,7 +33,6 @@ from siccs_net.records.statistics import ChannelStatistics
 
 IGNORED = 255
 """Stored class of voxels with the ignore label."""
-CLAHE_LEVELS = 65535
 MOST_VOXELS = 2**31
 """A resampled scan larger than this is refused before it is made: 8 GiB a channel in floating point."""
 _RECIPE_VERSION = 1
@@ -215,16 +215,24 @@ def _resize(step: Resize, state: _Prepared) -> _Prepared:
 
 
 def _clahe(step: Clahe, state: _Prepared) -> _Prepared:
-    from skimage.exposure import equalize_adapthist
-
-    lower, upper = step.window_hu
-    windowed = np.clip((state.image.astype(np.float32) - lower) / (upper - lower), 0, 1)
-    kernel = [max(size // step.kernel_divisor, 1) for size in windowed.shape[1:]]
     equalised = [
-        equalize_adapthist(channel, kernel_size=kernel, clip_limit=step.clip_limit, nbins=step.bins)
-        for channel in windowed
+        clahe(
+            _window(channel, step.window_hu),
+            kernel_divisor=step.kernel_divisor,
+            clip_limit=step.clip_limit,
+            bins=step.bins,
+        )
+        for channel in state.image
     ]
-    return replace(state, image=(np.stack(equalised) * CLAHE_LEVELS).astype(np.float32))
+    return replace(state, image=np.stack(equalised))
+
+
+def _window(channel: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.float32]:
+    lower, upper = window_hu
+    windowed = channel.astype(np.float32)
+    windowed -= lower
+    windowed /= upper - lower
+    return np.clip(windowed, 0, 1, out=windowed)
 
 
 def _record(

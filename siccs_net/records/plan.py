@@ -50,7 +50,10 @@ class Resize(Record):
 
 
 class Clahe(Record):
-    """Window to [0, 1], then scikit-image's 3-D CLAHE; stored as levels of 1/65535."""
+    """Window to [0, 1], then scikit-image's 3-D CLAHE, level for level; stored as levels of 1/65535.
+
+    A tile has one `kernel_divisor`-th of the volume's voxels along each axis, at least one.
+    """
 
     step: Literal["clahe"] = "clahe"
     window_hu: tuple[float, float]
