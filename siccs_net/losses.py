@@ -1,8 +1,9 @@
 """Losses of logits [b, classes, *spatial] against label maps [b, *spatial]: focal Dice, Dice with cross-entropy.
 
 All compute in float32 also under autocast, from the logarithm of the softmax. A label map holds class numbers (any
-integer type) and, where a loss has an `ignore_label`, that value where nobody labelled. None of them uses an operation
-without a deterministic CUDA kernel.
+integer type) and, where a loss has an `ignore_label`, that value where nobody labelled. A loss with `regions` (sets of
+classes, which may overlap) takes logits [b, regions, *spatial] and tells each from the rest by a sigmoid of its own.
+None of them uses an operation without a deterministic CUDA kernel.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class FocalDiceLoss(SummedLoss):
     absent from the reference has the constant Dice term 1 and no gradient there.
     `monai`: MONAI's DiceFocalLoss(softmax=True, squared_pred=True, to_onehot_y=True): focal loss of each class's
     sigmoid, mean over voxels and classes; epsilon in Dice's numerator too, so that an absent class's term falls to 0.
+    With `regions`, which only `monai` can have, it is DiceFocalLoss(sigmoid=True, squared_pred=True) of their masks.
     Weights and gamma are `assumed` in the paper's preset. Ignored voxels count in neither part.
     """
 
@@ -61,6 +63,7 @@ class FocalDiceLoss(SummedLoss):
         gamma: float = 2.0,
         epsilon: float = 1e-5,
         ignore_label: int | None = None,
+        regions: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__({"focal": focal_weight, "dice": dice_weight})
         if variant not in ("paper", "monai"):
@@ -69,13 +72,23 @@ class FocalDiceLoss(SummedLoss):
         self.gamma = gamma
         self.epsilon = epsilon
         self.ignore_label = ignore_label
+        self.regions = tuple(map(tuple, regions))
+        self._refuse_regions()
+
+    def _refuse_regions(self) -> None:
+        if self.variant == "paper" and self.regions:
+            raise UsageError(
+                "the paper's focal Dice loss tells classes apart by a softmax; regions may overlap",
+                hint="Choose --set loss.variant=monai or --set loss.name=dice_cross_entropy",
+            )
 
     def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return `focal` and `dice`. Raises UsageError or DataError for a target that does not fit."""
+        self._refuse_regions()
         logits = _full_precision(logits)
-        truth = one_hot(logits, target, self.ignore_label)
+        truth = _truth(logits, target, self.ignore_label, self.regions)
         known = _known(target, self.ignore_label)
-        log_probability = functional.log_softmax(logits, 1)
+        log_probability = functional.logsigmoid(logits) if self.regions else functional.log_softmax(logits, 1)
         focal = (
             self._softmax_focal(log_probability, truth)
             if self.variant == "paper"
@@ -89,7 +102,7 @@ class FocalDiceLoss(SummedLoss):
 
     def _sigmoid_focal(self, logits: Tensor, truth: Tensor) -> Tensor:
         """[b, *spatial]: the mean over classes."""
-        return _focal(functional.logsigmoid(torch.where(truth, logits, -logits)), self.gamma).mean(1)
+        return _focal(_of_true_side(logits, truth), self.gamma).mean(1)
 
     def _dice(self, probability: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
         probability = _only_known(probability, known)
@@ -105,27 +118,41 @@ class DiceCrossEntropyLoss(SummedLoss):
     Soft Dice is (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) with softmax probabilities p, summed over space
     (`batch_dice`: over the batch too), mean over classes and samples. An absent class counts: its Dice is near 1
     where nothing is predicted. Ignored voxels count in neither part; without any labelled voxel cross-entropy is 0.
+    With `regions`: binary cross-entropy, mean over voxels and regions, and the Dice of all regions with sigmoid
+    probabilities. (With an ignore label nnU-Net sums it over the regions; here it is the mean with and without one.)
     Source: Isensee et al., Nature Methods 18 (2021) 203-211.
     """
 
-    def __init__(self, *, batch_dice: bool = False, smooth: float = 1e-5, ignore_label: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        batch_dice: bool = False,
+        smooth: float = 1e-5,
+        ignore_label: int | None = None,
+        regions: Sequence[Sequence[int]] = (),
+    ) -> None:
         super().__init__({"cross_entropy": 1.0, "dice": 1.0})
         self.batch_dice = batch_dice
         self.smooth = smooth
         self.ignore_label = ignore_label
+        self.regions = tuple(map(tuple, regions))
 
     def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return `cross_entropy` and negative `dice`. Raises UsageError or DataError for a target that does not fit."""
         logits = _full_precision(logits)
-        truth = one_hot(logits, target, self.ignore_label)
+        truth = _truth(logits, target, self.ignore_label, self.regions)
         known = _known(target, self.ignore_label)
+        if self.regions:
+            cross_entropy = _mean(-_of_true_side(logits, truth).mean(1), known)
+            return {"cross_entropy": cross_entropy, "dice": -self._dice(logits.sigmoid(), truth, known)}
         log_probability = functional.log_softmax(logits, 1)
         cross_entropy = _mean(-_of_true_class(log_probability, truth), known)
-        return {"cross_entropy": cross_entropy, "dice": -self._dice(log_probability.exp(), truth, known)}
+        foreground = log_probability.exp()[:, 1:]
+        return {"cross_entropy": cross_entropy, "dice": -self._dice(foreground, truth[:, 1:], known)}
 
     def _dice(self, probability: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
-        foreground = _only_known(probability[:, 1:], known)
-        both, reference = _overlap(foreground, truth[:, 1:])
+        foreground = _only_known(probability, known)
+        both, reference = _overlap(foreground, truth)
         sums = torch.stack([both, reference, _over_space(foreground)])
         both, reference, predicted = sums.sum(1) if self.batch_dice else sums
         below = (reference + predicted + self.smooth).clamp_min(SMALLEST_DENOMINATOR)
@@ -198,20 +225,45 @@ def one_hot(logits: Tensor, target: Tensor, ignore_label: int | None) -> Tensor:
     Raises UsageError when the shapes differ and DataError for a label that is no class (on CUDA the device asserts
     it, so that no step waits for the check).
     """
+    _check_shapes(logits, target)
+    classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, *(1,) * (target.ndim - 1))
+    truth = target.unsqueeze(1) == classes
+    _check_labels(target, truth.any(1), _known(target, ignore_label), f"0 to {logits.shape[1] - 1}")
+    return truth
+
+
+def region_masks(logits: Tensor, target: Tensor, regions: Sequence[Sequence[int]], ignore_label: int | None) -> Tensor:
+    """Return where each region is as bool [b, regions, *spatial]; ignored voxels are in none.
+
+    Raises UsageError when the shapes, or the numbers of regions and channels, differ, and DataError for a label that
+    is neither background nor in a region (on CUDA the device asserts it).
+    """
+    _check_shapes(logits, target)
+    if logits.shape[1] != len(regions):
+        raise UsageError("the logits need a channel a region", found=logits.shape[1], expected=len(regions))
+    masks = torch.stack([torch.stack([target == value for value in region]).any(0) for region in regions], 1)
+    inside = sorted({0}.union(*regions))
+    _check_labels(target, masks.any(1) | (target == 0), _known(target, ignore_label), f"one of {inside}")
+    return masks
+
+
+def _truth(logits: Tensor, target: Tensor, ignore_label: int | None, regions: Sequence[Sequence[int]]) -> Tensor:
+    return region_masks(logits, target, regions, ignore_label) if regions else one_hot(logits, target, ignore_label)
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
     if logits.ndim < 3 or target.shape != (logits.shape[0], *logits.shape[2:]):
         expected = [logits.shape[0], *logits.shape[2:]]
         raise UsageError("the label map does not fit the logits", found=list(target.shape), expected=expected)
-    classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, *(1,) * (target.ndim - 1))
-    truth = target.unsqueeze(1) == classes
-    known = _known(target, ignore_label)
-    valid = truth.any(1) if known is None else truth.any(1) | ~known
+
+
+def _check_labels(target: Tensor, valid: Tensor, known: Tensor | None, expected: str) -> None:
+    valid = valid if known is None else valid | ~known
     if target.device.type == "cuda":
         torch._assert_async(valid.all())
     elif not bool(valid.all()):
         wrong = sorted(set(target[~valid].tolist()))
-        classes_range = f"0 to {logits.shape[1] - 1}"
-        raise DataError("the label map has values that are no class", found=wrong, expected=classes_range)
-    return truth
+        raise DataError("the label map has values that are no class", found=wrong, expected=expected)
 
 
 def _measure(loss: nn.Module, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -241,6 +293,11 @@ def _mean(values: Tensor, known: Tensor | None) -> Tensor:
 def _of_true_class(values: Tensor, truth: Tensor) -> Tensor:
     """[b, classes, *spatial] at the true class: [b, *spatial], 0 where a voxel has none."""
     return torch.where(truth, values, 0).sum(1)
+
+
+def _of_true_side(logits: Tensor, truth: Tensor) -> Tensor:
+    """Logarithm of the probability that each channel's sigmoid gives to the truth, [b, channels, *spatial]."""
+    return functional.logsigmoid(torch.where(truth, logits, -logits))
 
 
 def _overlap(probability: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,8 +89,7 @@ class Model:
         image = as_image(source, grid=grid, spacing_mm=spacing_mm, assume_orientation=assume_orientation)
         prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
         slabs = self.logits(prepared, show_progress=show_progress)
-        classes = self.labels.class_values
-        labels = restore_to_native(slabs, prepared.record.geometry, classes, image.orientation)
+        labels = restore_to_native(slabs, prepared.record.geometry, self.labels, image.orientation)
         return Segmentation(labels[None], image.orientation, self.labels.reported, image.header)
 
     def logits(self, prepared: PreparedCase, *, show_progress: bool = False) -> Iterator[Slab]:
@@ -104,7 +103,7 @@ class Model:
                     prepared.image,
                     axes,
                     self._ensemble(prepared),
-                    len(self.labels.class_values),
+                    self.labels.outputs,
                     flat=self.configuration.dimension == 2,
                     device=self.device,
                     tile_batch=max(1, _VOXELS_TOGETHER // math.prod(patch)),
@@ -172,11 +171,13 @@ def load_model(
     configuration = _one_configuration(records, chosen, paths.root)
     target = choose_device(device)
     members = [_member(paths, record, configuration, target, network) for record in records]
-    identity = {
+    identity: dict[str, Any] = {
         "weights": sorted(record.weights_sha256 for record in records),
         "configuration": configuration.model_dump(mode="json"),
         "labels": description.labels,
     }
+    if order := description.label_scheme.regions_class_order:
+        identity["regions_class_order"] = order
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     numerics = choose_numerics(target, precision, deterministic=False)
     name = f"{model.dataset_name} {model.configuration}"

@@ -129,7 +129,7 @@ def _measure(pair: tuple[str, Path, Path], labels: LabelScheme, surface: bool) -
             prediction.array[0],
             reference.array[0],
             reference.grid.spacing_mm,
-            {**labels.plain, **labels.regions},
+            labels.measured,
             labels.unions,
             case=name,
             prediction_file=predicted.name,

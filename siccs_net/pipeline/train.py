@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from siccs_net.errors import DatasetError, ModelError, UnavailableError, UsageError
+from siccs_net.errors import DatasetError, ModelError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits
 from siccs_net.io.store import PreparedStore
@@ -124,8 +124,6 @@ def prepare_training(
     store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)
     model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
     splits = _splits(folder, dataset, plan)
-    if dataset.labels.regions:
-        raise UnavailableError("region labels are not trained by this version", path=dataset.folder / "dataset.json")
     return Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
 
 

@@ -72,16 +72,14 @@ def _validate_case(
         raise DataError("the case has no label", path=case.images[0])
     reference = read_label(case.label)
     prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name))
-    labels = restore_to_native(
-        model.logits(prepared), prepared.record.geometry, model.labels.class_values, reference.orientation
-    )
+    labels = restore_to_native(model.logits(prepared), prepared.record.geometry, model.labels, reference.orientation)
     output = folder / f"{case.name}{dataset.description.file_ending}"
     write_label(output, labels, reference.orientation, reference.header)
     return measure_case(
         labels,
         reference.array[0],
         reference.grid.spacing_mm,
-        dataset.labels.plain,
+        dataset.labels.measured,
         dataset.labels.unions,
         case=case.name,
         prediction_file=output.name,

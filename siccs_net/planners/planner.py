@@ -167,7 +167,7 @@ def _configuration(
         steps.append(CropBody(threshold_hu=fingerprint.crop_threshold_hu, margin_mm=fingerprint.crop_margin_mm))
     steps.append(Resample(spacing_mm=draft.spacing_mm, order=3, antialias=ours))
     normalisation = normalisation_schemes(dataset, region="all" if ours else "foreground")
-    network = draft.network.model_copy(update={"classes": len(dataset.labels.class_values)})
+    network = draft.network.model_copy(update={"classes": dataset.labels.outputs})
     return Configuration(
         dimension=network.dimension,
         steps=tuple(steps),

@@ -6,7 +6,7 @@ the two planes that it lies between are there; only the last two planes are held
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ Slab = tuple[int, NDArray[np.float32]]
 """Where a slab starts along the first axis, and its values [classes, d, y, x]."""
 Logits = NDArray[np.float32]
 _Item = TypeVar("_Item")
+_Decision = Callable[[Logits], NDArray[Any]]
+"""What to make of logits [classes, ...]: an index for each place."""
 
 
 def argmax_to_shape(
@@ -41,9 +43,35 @@ def argmax_to_shape(
     Returns uint8, or uint16 for more than 256 classes. Raises DataError for slabs that do not cover the source,
     ModelError for logits that are not finite, UsageError for a shape or axis that does not exist.
     """
-    z, y, x = _axes(source_shape, classes, target_shape, separate_axis)
-    out = np.empty(tuple(target_shape), dtype=np.uint8 if classes <= 256 else np.uint16)
-    planes = (_decide(logits, y, x) for logits in _planes(slabs, source_shape, classes))
+    axes = _axes(source_shape, classes, target_shape, separate_axis)
+    return _decide_to_shape(_planes(slabs, source_shape, classes), axes, _argmax, _index_type(classes))
+
+
+def regions_to_shape(
+    slabs: Iterable[Slab],
+    source_shape: Sequence[int],
+    regions: int,
+    target_shape: Sequence[int],
+    *,
+    separate_axis: int | None = None,
+) -> NDArray[Any]:
+    """Return at each voxel [z, y, x] the last region whose linearly interpolated logit is positive, from 1; else 0.
+
+    A positive logit is a probability above a half; painting regions one over another in their order leaves the last.
+    Takes the slabs, and raises the errors, of `argmax_to_shape`. Only cells whose corners disagree on the last
+    region are interpolated: where they agree, so does every weighted mean of their logits.
+    """
+    axes = _axes(source_shape, regions, target_shape, separate_axis)
+    return _decide_to_shape(_planes(slabs, source_shape, regions), axes, _last_positive, _index_type(regions + 1))
+
+
+def _decide_to_shape(
+    logits: Iterator[Logits], axes: Sequence[LinearAxis], decide: _Decision, dtype: type[np.unsignedinteger[Any]]
+) -> NDArray[Any]:
+    """Interpolate planes of logits along three axes and decide at every voxel, in as few voxels as suffice."""
+    z, y, x = axes
+    out = np.empty([len(axis.lower) for axis in axes], dtype=dtype)
+    planes = (_decided(plane, decide, y, x) for plane in logits)
     for output, (lower, upper) in enumerate(_neighbours(planes, z)):
         out[output] = take_plane(lower.winners, y.lower, x.lower)
         mixed = ~(lower.uniform & upper.uniform)
@@ -51,7 +79,8 @@ def argmax_to_shape(
             mixed |= lower.winners != upper.winners
         points = mixed_points(mixed, y, x)
         if len(points.rows):
-            out[output, points.rows, points.columns] = _largest(lower, upper, z.fraction[output], points, (y, x))
+            found = _interpolated(lower, upper, z.fraction[output], points, (y, x))
+            out[output, points.rows, points.columns] = decide(found)
     return out
 
 
@@ -62,11 +91,12 @@ def probabilities_to_shape(
     target_shape: Sequence[int],
     *,
     separate_axis: int | None = None,
+    regions: bool = False,
 ) -> Iterator[Slab]:
     """Yield (start, probabilities [classes, 1, y, x]) for every plane of `target_shape` in order.
 
-    Probabilities are the softmax over classes of the linearly interpolated logits. Takes the slabs, and raises the
-    errors, of `argmax_to_shape`.
+    Probabilities are the softmax over classes of the linearly interpolated logits, or with `regions` each region's
+    sigmoid. Takes the slabs, and raises the errors, of `argmax_to_shape`.
     """
     z, _, _ = _axes(source_shape, classes, target_shape, separate_axis)
     rows, columns = (
@@ -75,7 +105,7 @@ def probabilities_to_shape(
     for output, (lower, upper) in enumerate(_neighbours(_planes(slabs, source_shape, classes), z)):
         probabilities = np.empty((classes, 1, *target_shape[1:]), dtype=np.float32)
         resize_planes(_between(lower, upper, z.fraction[output]), rows, columns, probabilities[:, 0])
-        yield output, _softmax(probabilities)
+        yield output, _sigmoid(probabilities) if regions else _softmax(probabilities)
 
 
 def _axes(
@@ -143,32 +173,44 @@ def _neighbours(planes: Iterator[_Item], axis: LinearAxis) -> Iterator[tuple[_It
 
 @dataclass(frozen=True)
 class _Plane:
-    """Logits [classes, y, x] of a plane, the class with the largest one, and where neighbours agree on it."""
+    """Logits [classes, y, x] of a plane, the class or region that wins, and where neighbours agree on it."""
 
     logits: Logits
     winners: NDArray[Any]
     uniform: NDArray[np.bool_]
 
 
-def _decide(logits: Logits, rows: LinearAxis, columns: LinearAxis) -> _Plane:
-    winners = _argmax(logits)
+def _decided(logits: Logits, decide: _Decision, rows: LinearAxis, columns: LinearAxis) -> _Plane:
+    winners = decide(logits)
     return _Plane(logits, winners, uniform_cells(winners, rows, columns))
+
+
+def _index_type(count: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if count <= 256 else np.uint16
 
 
 def _argmax(logits: Logits) -> NDArray[Any]:
     """Return the lowest class with the largest logit, over the first axis."""
     best = logits[0].copy()
-    winners = np.zeros(best.shape, dtype=np.uint8 if len(logits) <= 256 else np.uint16)
+    winners = np.zeros(best.shape, dtype=_index_type(len(logits)))
     for number, values in enumerate(logits[1:], start=1):
         np.copyto(winners, number, where=values > best)
         np.maximum(best, values, out=best)
     return winners
 
 
-def _largest(
+def _last_positive(logits: Logits) -> NDArray[Any]:
+    """Return the last of the regions on the first axis whose logit is positive, counted from 1; 0 for none."""
+    last = np.zeros(logits.shape[1:], dtype=_index_type(len(logits) + 1))
+    for number, values in enumerate(logits, start=1):
+        np.copyto(last, number, where=values > 0)
+    return last
+
+
+def _interpolated(
     lower: _Plane, upper: _Plane, fraction: np.float32, points: MixedPoints, axes: tuple[LinearAxis, LinearAxis]
-) -> NDArray[Any]:
-    """Return the class with the largest interpolated logit at points between two planes."""
+) -> Logits:
+    """Return the interpolated logits [classes, points] at points between two planes."""
     rows, columns = axes
     first, last = rows.lower[points.rows[0]], rows.upper[points.rows[-1]] + 1
     logits = _between(lower.logits[:, first:last], upper.logits[:, first:last], fraction)
@@ -176,11 +218,10 @@ def _largest(
     flat = logits.reshape(len(logits), -1)
     down, right = rows.fraction[points.rows], columns.fraction[points.columns]
     weights = (down_part * right_part for down_part in (1 - down, down) for right_part in (1 - right, right))
-    interpolated = sum(
-        flat.take(corner - first * width, axis=1) * weight
-        for corner, weight in zip(points.corners, weights, strict=True)
-    )
-    return _argmax(interpolated)
+    interpolated = np.zeros((len(logits), len(points.rows)), dtype=np.float32)
+    for corner, weight in zip(points.corners, weights, strict=True):
+        interpolated += flat.take(corner - first * width, axis=1) * weight
+    return interpolated
 
 
 def _between(lower: Logits, upper: Logits, fraction: np.float32) -> Logits:
@@ -192,4 +233,13 @@ def _softmax(logits: Logits) -> Logits:
     logits -= logits.max(axis=0)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=0)
+    return logits
+
+
+def _sigmoid(logits: Logits) -> Logits:
+    """Turn logits into probabilities, in place and without overflow."""
+    logits *= 0.5
+    np.tanh(logits, out=logits)
+    logits += 1
+    logits *= 0.5
     return logits

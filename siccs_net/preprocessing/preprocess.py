@@ -22,7 +22,7 @@ from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedCase
 from siccs_net.preprocessing.clahe import clahe
 from siccs_net.preprocessing.crop import body_box, crop, uncrop
-from siccs_net.preprocessing.export import argmax_to_shape
+from siccs_net.preprocessing.export import argmax_to_shape, regions_to_shape
 from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
 from siccs_net.preprocessing.resample_labels import resample_labels
 from siccs_net.preprocessing.statistics import measure
@@ -70,18 +70,19 @@ def preprocess_case(
 def restore_to_native(
     slabs: Iterator[tuple[int, NDArray[np.float32]]],
     geometry: CaseGeometry,
-    class_values: Sequence[int],
+    labels: LabelScheme,
     orientation: Orientation,
 ) -> NDArray[Any]:
     """Undo `preprocess_case` for logits: return the label map [z, y, x] on the scan's canonical grid.
 
-    `slabs` yields (start, logits [classes, d, *in-plane]) along plan axis 0, in order and without gaps. They are
-    interpolated linearly to the cropped grid and reduced to the largest class plane by plane, so the logits are
-    never held at native size. Voxels outside the crop are background.
+    `slabs` yields (start, logits [classes or regions, d, *in-plane]) along plan axis 0, in order and without gaps.
+    They are interpolated linearly to the cropped grid and reduced plane by plane to the largest class, or to the last
+    region with a positive logit, so the logits are never held at native size. Voxels outside the crop are background.
     """
     cropped_shape = tuple(end - start for start, end in geometry.crop_box)
-    classes = argmax_to_shape(slabs, geometry.prepared_shape, len(class_values), cropped_shape)
-    values = _label_values(classes, class_values)
+    reduce = regions_to_shape if labels.regions else argmax_to_shape
+    classes = reduce(slabs, geometry.prepared_shape, labels.outputs, cropped_shape)
+    values = _label_values(classes, labels.class_values)
     whole = uncrop(values, geometry.crop_box, geometry.oriented_shape, 0)
     canonical = whole.transpose(np.argsort(geometry.transpose))
     if canonical.shape != orientation.grid.shape:
@@ -98,7 +99,7 @@ def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
         "steps": [step.model_dump(mode="json") for step in configuration.steps],
         "storage": configuration.storage,
         "dimension": configuration.dimension,
-        "classes": labels.class_values,
+        "classes": labels.stored_values,
         "ignore": labels.ignore,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -107,16 +108,11 @@ def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
 def to_classes(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.uint8]:
     """Return label values [z, y, x] as class indices.
 
-    Raises DataError for a value that dataset.json does not name, UnavailableError for labels that are regions.
+    Regions stay what they are made of: a loss looks at them. Raises DataError for a value that dataset.json does not
+    name.
     """
-    if labels.regions:
-        raise UnavailableError(
-            "region labels are not trained by this version",
-            found=f"regions {', '.join(labels.regions)}",
-            hint="Give every label one value and name the unions in siccs_groups",
-        )
     lookup = np.full(int(max(labels.values)) + 1, -1, dtype=np.int16)
-    for index, value in enumerate(labels.class_values):
+    for index, value in enumerate(labels.stored_values):
         lookup[value] = index
     if labels.ignore is not None:
         lookup[labels.ignore] = IGNORED
@@ -266,8 +262,11 @@ def _record(
 
 
 def foreground_statistics(image: NDArray[Any], label: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:
-    """Return each channel's statistics over the labelled voxels; empty without a label or a labelled voxel."""
-    if label is None or not (mask := label > 0).any():
+    """Return each channel's statistics over the foreground; empty without a label or a voxel of it.
+
+    Voxels with the ignore label are no foreground: most of a sparsely labelled scan would be, air included.
+    """
+    if label is None or not (mask := (label > 0) & (label != IGNORED)).any():
         return ()
     return tuple(measure(channel[mask]) for channel in image)
 

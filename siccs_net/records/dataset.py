@@ -47,7 +47,8 @@ class DatasetDescription(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetDescription:
-        wrong = [*self._wrong_channels(), *self._wrong_labels(), *self._wrong_groups()]
+        wrong = [*self._wrong_channels(), *self._wrong_labels()]
+        wrong = wrong or [*self._wrong_regions(), *self._wrong_groups()]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -61,16 +62,41 @@ class DatasetDescription(Record):
     def _wrong_labels(self) -> list[str]:
         if self.labels.get(BACKGROUND) != 0:
             return [f"labels must name 'background' as 0; found {self.labels.get(BACKGROUND)!r}"]
-        plain = [value for value in self.labels.values() if isinstance(value, int)]
+        single = [(value,) if isinstance(value, int) else value for value in self.labels.values()]
+        plain = [values[0] for values in single if len(values) == 1]
         if len(set(plain)) < len(plain):
             return [f"two labels share one value: {self.labels}"]
         if len(self.labels) < 2:
             return ["labels must name at least one label besides the background"]
         if min(plain) < 0:
             return [f"label values must not be negative: {self.labels}"]
+        lists = {name: value for name, value in self.labels.items() if not isinstance(value, int)}
+        if IGNORE in lists:
+            return [f"the label '{IGNORE}' must be one value; found {list(lists[IGNORE])}"]
+        forbidden = {0, self.labels.get(IGNORE)}
+        if wrong := [name for name, values in lists.items() if not values or min(values) < 0 or forbidden & {*values}]:
+            found = f"{wrong[0]} {list(lists[wrong[0]])}"
+            return [f"a region is a list of label values, without those of background and ignore; found {found}"]
         if (largest := max(self.label_scheme.values)) > LARGEST_LABEL:
             return [f"label values must not be above {LARGEST_LABEL}; found {largest}"]
         return []
+
+    def _wrong_regions(self) -> list[str]:
+        regions, order = self.label_scheme.regions, self.regions_class_order
+        if not regions:
+            return []
+        listed = ", ".join(f"{name} {list(values)}" for name, values in regions.items())
+        needed = (
+            f"labels has regions ({listed}), so regions_class_order must give for each of them, in this order, the one "
+            f"of its values that a prediction writes (later ones overwrite earlier ones), such as "
+            f"{_example_order(regions)}; found {'none' if order is None else list(order)}"
+        )
+        if order is None or len(order) != len(regions):
+            return [needed]
+        if len({frozenset(values) for values in regions.values()}) < len(regions):
+            return [f"two regions have the same values: {listed}"]
+        wrong = [(name, value) for (name, of), value in zip(regions.items(), order, strict=True) if value not in of]
+        return [f"{needed}: {value} is no value of {name}" for name, value in wrong[:1]]
 
     def _wrong_groups(self) -> list[str]:
         known = self.label_scheme.values
@@ -90,22 +116,40 @@ class DatasetDescription(Record):
         """The labels, told apart into plain labels, regions and the ignore label."""
         ignore = self.labels.get(IGNORE)
         named = {name: value for name, value in self.labels.items() if name != IGNORE}
+        values = {name: (value,) if isinstance(value, int) else value for name, value in named.items()}
+        with_regions = any(len(of_label) > 1 for of_label in values.values())
+        if not with_regions:  # a list of one value is that value, as for nnU-Net
+            named = {name: value for name, (value,) in values.items()}
         return LabelScheme(
             plain={name: value for name, value in named.items() if isinstance(value, int)},
-            regions={name: value for name, value in named.items() if not isinstance(value, int)},
+            regions={name: value for name, value in values.items() if name != BACKGROUND} if with_regions else {},
             groups=dict(self.siccs_groups),
             ignore=ignore if isinstance(ignore, int) else None,
+            regions_class_order=(self.regions_class_order or ()) if with_regions else (),
         )
+
+
+def _example_order(regions: dict[str, tuple[int, ...]]) -> list[int]:
+    """Return for each region a value that no later region has, where there is one."""
+    listed = list(regions.values())
+    later = [{value for of_region in listed[number + 1 :] for value in of_region} for number in range(len(listed))]
+    return [next((value for value in of if value not in after), of[0]) for of, after in zip(listed, later, strict=True)]
 
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """What label values mean. Class i of a network is the i-th smallest plain value (`class_values`)."""
+    """What label values mean, in files, in prepared cases and in a network.
+
+    Prepared cases hold classes: class i is the i-th smallest label value (`stored_values`). The network has a channel
+    a class. With regions (a label that is a list of several values) every foreground label is one, in the order of
+    dataset.json; the network then has a channel a region, none for the background, and regions may overlap.
+    """
 
     plain: dict[str, int]
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ignore: int | None = None
+    regions_class_order: tuple[int, ...] = ()
 
     @property
     def values(self) -> set[int]:
@@ -114,24 +158,57 @@ class LabelScheme:
         return named if self.ignore is None else {*named, self.ignore}
 
     @property
+    def stored_values(self) -> tuple[int, ...]:
+        """The label value of each class of a prepared case, background first."""
+        return tuple(sorted(self.values - {self.ignore}))
+
+    @property
     def class_values(self) -> tuple[int, ...]:
-        """The label value of each class of the network, background first."""
-        return tuple(sorted(self.plain.values()))
+        """The label values that a prediction is made of, background first: of each class, or as regions are painted."""
+        return (0, *self.regions_class_order) if self.regions else self.stored_values
+
+    @property
+    def outputs(self) -> int:
+        """Number of channels of a network's logits: classes, or regions."""
+        return len(self.regions) or len(self.stored_values)
+
+    @property
+    def region_classes(self) -> tuple[tuple[int, ...], ...]:
+        """The classes of a prepared case that each region is made of; empty without regions."""
+        return tuple(tuple(map(self.stored_values.index, values)) for values in self.regions.values())
+
+    @property
+    def painted_classes(self) -> tuple[int, ...]:
+        """The class of a prepared case that each region is painted with; empty without regions."""
+        return tuple(map(self.stored_values.index, self.regions_class_order))
 
     @property
     def foreground(self) -> dict[str, int]:
-        """Plain labels without the background."""
-        return {name: value for name, value in self.plain.items() if value != 0}
+        """Foreground label values by name; with regions a value is called after the smallest one that it is in."""
+        if not self.regions:
+            return {name: value for name, value in self.plain.items() if value != 0}
+        smallest_first = sorted(self.regions.items(), key=lambda item: len(item[1]))
+        names: dict[str, int] = {}
+        for value in self.stored_values[1:]:
+            name = next(name for name, values in smallest_first if value in values)
+            names[f"{name} {value}" if name in names else name] = value
+        return names
+
+    @property
+    def measured(self) -> dict[str, int | tuple[int, ...]]:
+        """What metrics are taken of: each plain label, or each region by its values as dataset.json has them."""
+        return {name: self.plain.get(name, values) for name, values in self.regions.items()} or {**self.plain}
 
     @property
     def unions(self) -> dict[str, tuple[int, ...]]:
         """Groups that say more than a label of the same name does."""
-        return {name: values for name, values in self.groups.items() if values != (self.plain.get(name),)}
+        known = {**{name: (value,) for name, value in self.plain.items()}, **self.regions}
+        return {name: values for name, values in self.groups.items() if values != known.get(name)}
 
     @property
     def reported(self) -> dict[str, tuple[int, ...]]:
         """Foreground labels and groups by name, each with its label values: what volumes and tables list."""
-        return {**{name: (value,) for name, value in self.foreground.items()}, **self.groups}
+        return {**(self.regions or {name: (value,) for name, value in self.foreground.items()}), **self.groups}
 
 
 class Splits(Record):

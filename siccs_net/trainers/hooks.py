@@ -19,7 +19,7 @@ from siccs_net.records.checkpoint import Numerics
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers.config import TrainerConfig, inherit_defaults
 from siccs_net.trainers.optimisation import adamw, schedule
-from siccs_net.trainers.scoring import confusion_matrix, dice
+from siccs_net.trainers.scoring import confusion_matrix, dice, predicted_classes
 from siccs_net.trainers.task import TrainTask
 
 HOOKS = (
@@ -84,8 +84,11 @@ class TrainerHooks:
         return network
 
     def build_loss(self) -> nn.Module:
-        """Return the loss of (logits [b, classes, *patch], int64 labels [b, *patch]) for one output."""
-        settings = self.config.loss
+        """Return the loss of (logits [b, classes, *patch], int64 labels [b, *patch]) for one output.
+
+        A loss that is none of ours is told of regions and ignored voxels in its own way (`foreign_loss.ForeignLoss`).
+        """
+        settings, regions = self.config.loss, self.task.labels.region_classes
         ignore = None if self.task.labels.ignore is None else IGNORED
         if settings.name == "focal_dice":
             return FocalDiceLoss(
@@ -94,8 +97,9 @@ class TrainerHooks:
                 dice_weight=settings.dice_weight,
                 gamma=settings.gamma,
                 ignore_label=ignore,
+                regions=regions,
             )
-        return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore)
+        return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore, regions=regions)
 
     def build_augmentation(self) -> Sequence[Any]:
         """Return the intensity transforms: ours, or any of batchgenerators' (they are seeded per sample)."""
@@ -126,14 +130,14 @@ class TrainerHooks:
 
     def validation_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return `loss` and `confusion` [classes, classes] (reference, prediction; voxels) of one patch."""
-        classes = len(self.task.labels.class_values)
+        classes = len(self.task.labels.stored_values)
         logits = self.network(images)
-        predicted = (logits[0] if isinstance(logits, list) else logits).argmax(1)
+        predicted = predicted_classes(logits[0] if isinstance(logits, list) else logits, self.task.labels)
         return {**self._measure_loss(logits, labels), "confusion": confusion_matrix(predicted, labels, classes)}
 
     def score(self, confusion: Tensor) -> dict[str, float | None]:
-        """Return the Dice of each label and group over all validation patches (None where undefined)."""
-        values = list(self.task.labels.class_values)
+        """Return the Dice of each label or region and group over all validation patches (None where undefined)."""
+        values = list(self.task.labels.stored_values)
         return {
             name: dice(confusion, [values.index(value) for value in members])
             for name, members in self.task.labels.reported.items()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from siccs_net.preprocessing.preprocess import IGNORED
+from siccs_net.records.dataset import LabelScheme
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -15,6 +16,19 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     known = labels != IGNORED
     joint = labels[known] * classes + predicted[known]
     return torch.bincount(joint, minlength=classes * classes).reshape(classes, classes)
+
+
+def predicted_classes(logits: Tensor, labels: LabelScheme) -> Tensor:
+    """Return the predicted class of each voxel [b, *spatial], as prepared cases have them, from logits.
+
+    Regions are painted one over another, each where its logit is positive, with the class that stands for it.
+    """
+    if not labels.regions:
+        return logits.argmax(1)
+    classes = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    for channel, painted in enumerate(labels.painted_classes):
+        classes[logits[:, channel] > 0] = painted
+    return classes
 
 
 def dice(confusion: Tensor, classes: Sequence[int]) -> float | None:

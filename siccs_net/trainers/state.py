@@ -61,6 +61,7 @@ def training_sha256(task: TrainTask, config: TrainerConfig, configuration: Confi
         recipe_sha256(configuration, task.labels),
         json.dumps([task.fold, task.training_cases, task.validation_cases]),
         task.normalisation.to_json(),
+        *([json.dumps([task.labels.regions, task.labels.regions_class_order])] if task.labels.regions else []),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

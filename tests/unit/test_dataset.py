@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-from siccs_net.errors import DatasetError, MissingPathError, RecordError, UnavailableError
+from siccs_net.errors import DatasetError, MissingPathError, RecordError
 from siccs_net.io.dataset import open_dataset, read_splits, require_whole, scan_folder
-from siccs_net.preprocessing.preprocess import to_classes
 from siccs_net.records.dataset import DatasetDescription
 
 
@@ -39,9 +37,9 @@ def test_all_optional_keys_and_unknown_ones_are_kept():
     assert again.model_extra == {"licence": "CC", "name": "N"}
     scheme = description.label_scheme
     assert scheme.ignore == 3
-    assert scheme.regions == {"whole": (1, 2)}
+    assert scheme.regions == {"whole": (1, 2), "core": (2,)}
     assert scheme.values == {0, 1, 2, 3}
-    assert scheme.reported == {"core": (2,), "both": (1, 2)}
+    assert scheme.reported == {"whole": (1, 2), "core": (2,), "both": (1, 2)}
 
 
 def test_the_older_name_of_channels_is_read():
@@ -158,12 +156,6 @@ def test_images_that_are_left_out_are_named(tiny):
 
 def test_the_largest_label_value_is_fine():
     assert _describe(labels={"background": 0, "a": 65535}).label_scheme.values == {0, 65535}
-
-
-def test_region_labels_are_not_trained():
-    scheme = _describe(labels={"background": 0, "whole": [1, 2], "core": 2}).label_scheme
-    with pytest.raises(UnavailableError, match=r"region labels are not trained by this version.*whole"):
-        to_classes(np.zeros((2, 2, 2), np.uint8), scheme)
 
 
 def test_two_channels_are_matched(tmp_path):
