@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from siccs_net.data.streams import stream
 from siccs_net.errors import DatasetError
-from siccs_net.io.store import PreparedStore, label_locations
+from siccs_net.io.store import PreparedStore, label_locations, labelled_locations, region_locations
 
 Location = tuple[int, int, int]
 
@@ -25,19 +25,37 @@ class Place:
 
 
 class ForegroundIndex:
-    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches."""
+    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches.
 
-    def __init__(self, store: PreparedStore, cases: Sequence[str], classes: int, *, seed: int) -> None:
+    With `regions` (sets of classes) it holds those of each region, counted from 1, in place of labels. Where a value
+    means `ignored` it also holds voxels that are labelled, background included: centres of the other patches.
+    """
+
+    def __init__(
+        self,
+        store: PreparedStore,
+        cases: Sequence[str],
+        classes: int,
+        *,
+        seed: int,
+        regions: Sequence[Sequence[int]] = (),
+        ignored: int | None = None,
+    ) -> None:
         self.shapes: dict[str, Location] = {}
         self.locations: dict[str, dict[int, NDArray[np.int64]]] = {}
+        self.labelled: dict[str, NDArray[np.int64]] = {}
         for number, case in enumerate(cases):
             label = np.asarray(store.label(case)[:])
             self.shapes[case] = (label.shape[0], label.shape[1], label.shape[2])
             rng = stream(seed, case, "locations", number)
-            self.locations[case] = label_locations(label, range(1, classes), rng)
+            self.locations[case] = (
+                region_locations(label, regions, rng) if regions else label_locations(label, range(1, classes), rng)
+            )
+            if ignored is not None:
+                self.labelled[case] = labelled_locations(label, ignored, rng)
 
     def present(self, case: str) -> list[int]:
-        """Foreground classes that the case has."""
+        """Foreground classes, or regions, that the case has."""
         return list(self.locations[case])
 
     def draw(self, case: str, rng: np.random.Generator, weights: Mapping[int, float] | None = None) -> Location | None:
@@ -47,8 +65,19 @@ class ForegroundIndex:
             return None
         chance = np.array([1.0 if weights is None else weights.get(value, 1.0) for value in classes])
         chosen = classes[int(rng.choice(len(classes), p=chance / chance.sum()))]
-        flat = int(rng.choice(self.locations[case][chosen]))
-        z, y, x = (int(number) for number in np.unravel_index(flat, self.shapes[case]))
+        return self._voxel(case, self.locations[case][chosen], rng)
+
+    def draw_labelled(self, case: str, rng: np.random.Generator) -> Location | None:
+        """Draw a labelled voxel of a case that is labelled in part; None when it is whole, or has no label at all."""
+        places = self.labelled.get(case)
+        return None if places is None or not len(places) else self._voxel(case, places, rng)
+
+    def draw_of(self, case: str, value: int, rng: np.random.Generator) -> Location:
+        """Draw a voxel of a class that the case has."""
+        return self._voxel(case, self.locations[case][value], rng)
+
+    def _voxel(self, case: str, places: NDArray[np.int64], rng: np.random.Generator) -> Location:
+        z, y, x = (int(number) for number in np.unravel_index(int(rng.choice(places)), self.shapes[case]))
         return z, y, x
 
 
@@ -57,7 +86,8 @@ class PatchSampler:
     """Draws the place of any sample of a training as a pure function of its counters.
 
     Cases come in shuffled passes, so that each is seen equally often. `foreground_fraction` of the samples are
-    centred on a voxel of a foreground class, classes equally often; the others lie anywhere in the case.
+    centred on a voxel of a foreground class, classes equally often; the others lie anywhere in the case, or where it
+    is labelled in part show a labelled voxel, in their centre if the case goes on around it.
     """
 
     index: ForegroundIndex
@@ -85,18 +115,22 @@ class PatchSampler:
     def _anywhere(self, case: str, rng: np.random.Generator) -> Location:
         shape = self.index.shapes[case]
         patch = (1,) * (3 - len(self.patch_size)) + self.patch_size
-        z, y, x = (
-            int(rng.integers(min(size // 2, edge // 2), max(size - edge + edge // 2, size // 2) + 1))
+        inside = [
+            (min(size // 2, edge // 2), max(size - edge + edge // 2, size // 2))
             for size, edge in zip(shape, patch, strict=True)
-        )
+        ]
+        if (voxel := self.index.draw_labelled(case, rng)) is None:
+            z, y, x = (int(rng.integers(first, last + 1)) for first, last in inside)
+        else:
+            z, y, x = (min(max(at, first), last) for at, (first, last) in zip(voxel, inside, strict=True))
         return min(z, shape[0] - 1), min(y, shape[1] - 1), min(x, shape[2] - 1)
 
 
 def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, seed: int, fold: str) -> list[Place]:
     """Return the validation places: the same in every epoch, cases in turn, each centred on a class in turn.
 
-    Every case is used before any is used twice; a case without foreground is represented by its middle. Raises
-    DatasetError without a case.
+    Every case is used before any is used twice; a case without foreground is represented by a labelled voxel where
+    it is labelled in part, else by its middle. Raises DatasetError without a case.
     """
     if not cases:
         raise DatasetError(f"fold {fold} has no validation case")
@@ -105,19 +139,13 @@ def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, se
         case = cases[number % len(cases)]
         turn = number // len(cases)
         classes = index.present(case)
+        rng = stream(seed, fold, "validation", number)
         if classes:
-            rng = stream(seed, fold, "validation", number)
-            places.append(Place(case, _voxel_of(index, case, classes[turn % len(classes)], rng)))
+            places.append(Place(case, index.draw_of(case, classes[turn % len(classes)], rng)))
         else:
             z, y, x = (size // 2 for size in index.shapes[case])
-            places.append(Place(case, (z, y, x)))
+            places.append(Place(case, index.draw_labelled(case, rng) or (z, y, x)))
     return places
-
-
-def _voxel_of(index: ForegroundIndex, case: str, value: int, rng: np.random.Generator) -> Location:
-    flat = int(rng.choice(index.locations[case][value]))
-    z, y, x = (int(number) for number in np.unravel_index(flat, index.shapes[case]))
-    return z, y, x
 
 
 def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: float, clamp: bool) -> NDArray[Any]:

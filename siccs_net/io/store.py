@@ -128,11 +128,26 @@ def label_locations(
 ) -> dict[int, NDArray[np.int64]]:
     """Return, for each label value that is present, up to MAX_LOCATIONS of its flat voxel indices, sorted."""
     flat = np.ascontiguousarray(label).ravel()
-    found = {}
-    for value in values:
-        places = np.flatnonzero(flat == value)
-        if len(places) > MAX_LOCATIONS:
-            places = np.sort(rng.choice(places, MAX_LOCATIONS, replace=False))
-        if len(places):
-            found[value] = places
-    return found
+    return _present({value: _some_of(flat == value, rng) for value in values})
+
+
+def region_locations(
+    label: NDArray[Any], regions: Sequence[Sequence[int]], rng: np.random.Generator
+) -> dict[int, NDArray[np.int64]]:
+    """Return the same for each region that is present, a region being a set of label values; they count from 1."""
+    flat = np.ascontiguousarray(label).ravel()
+    return _present({number: _some_of(np.isin(flat, values), rng) for number, values in enumerate(regions, start=1)})
+
+
+def labelled_locations(label: NDArray[Any], ignored: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return up to MAX_LOCATIONS flat indices, sorted, of voxels that somebody labelled, background included."""
+    return _some_of(np.ascontiguousarray(label).ravel() != ignored, rng)
+
+
+def _some_of(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    places = np.flatnonzero(mask)
+    return np.sort(rng.choice(places, MAX_LOCATIONS, replace=False)) if len(places) > MAX_LOCATIONS else places
+
+
+def _present(found: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    return {value: places for value, places in found.items() if len(places)}

@@ -69,7 +69,7 @@ def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Finge
 
 def _examine(dataset: Dataset, case: Case, known: CaseFingerprint | None) -> Examination:
     if known is not None and _unchanged(case, known) and {int(v) for v in known.label_voxels} <= dataset.labels.values:
-        return Examination(case.name, known, _content_problems(case, known.label_voxels))
+        return Examination(case.name, known, _content_problems(case, known.label_voxels, dataset.labels))
     try:
         return examine_case(case, dataset.labels, ct=is_ct(dataset))
     except SiccsError as error:
@@ -104,11 +104,11 @@ def examine_case(case: Case, labels: LabelScheme, *, ct: bool) -> Examination:
     voxels = _count_labels(label.array[0])
     problems = [
         *_value_problems(case, label.array[0], voxels, labels),
-        *_outside(case, label.array[0], box),
+        *_outside(case, label.array[0], box, labels),
         *_not_hu(case, image, ct),
     ]
-    fingerprint = _fingerprint(case, image, label, box, voxels)
-    return Examination(case.name, fingerprint, (*problems, *_content_problems(case, fingerprint.label_voxels)))
+    fingerprint = _fingerprint(case, image, label, box, voxels, labels)
+    return Examination(case.name, fingerprint, (*problems, *_content_problems(case, fingerprint.label_voxels, labels)))
 
 
 def _whole(grid: Grid) -> Box:
@@ -128,8 +128,10 @@ def _count_labels(label: NDArray[Any]) -> dict[str, int]:
     return {str(value): total[value] for value in sorted(total)}
 
 
-def _fingerprint(case: Case, image: Image, label: Image, box: Box, voxels: dict[str, int]) -> CaseFingerprint:
-    inside, mask = crop(image.array, box), crop(label.array[0], box) > 0
+def _fingerprint(
+    case: Case, image: Image, label: Image, box: Box, voxels: dict[str, int], labels: LabelScheme
+) -> CaseFingerprint:
+    inside, mask = crop(image.array, box), _labelled(crop(label.array[0], box), labels)
     foreground = tuple(measure(channel[mask]) for channel in inside) if mask.any() else ()
     return CaseFingerprint(
         case=case.name,
@@ -153,9 +155,15 @@ def _value_problems(case: Case, label: NDArray[Any], voxels: dict[str, int], lab
         yield Problem("label value", message, case.name, case.label)
 
 
-def _outside(case: Case, label: NDArray[Any], box: Box) -> Iterator[Problem]:
-    labelled = int(np.count_nonzero(label))
-    outside = labelled - int(np.count_nonzero(crop(label, box)))
+def _labelled(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.bool_]:
+    """Return where a label map has foreground; the ignore label, which may fill whole slices, is none."""
+    foreground: NDArray[np.bool_] = label != 0
+    return foreground if labels.ignore is None else foreground & (label != labels.ignore)
+
+
+def _outside(case: Case, label: NDArray[Any], box: Box, labels: LabelScheme) -> Iterator[Problem]:
+    labelled = int(np.count_nonzero(_labelled(label, labels)))
+    outside = labelled - int(np.count_nonzero(_labelled(crop(label, box), labels)))
     if outside:
         message = f"{case.name}: {outside} labelled voxels lie outside the body (its box is {box} in z, y, x)"
         yield Problem("label outside body", message, case.name, case.label)
@@ -167,8 +175,11 @@ def _not_hu(case: Case, image: Image, ct: bool) -> Iterator[Problem]:
         yield Problem("not in HU", message, case.name, case.images[0], "warning")
 
 
-def _content_problems(case: Case, voxels: dict[str, int]) -> tuple[Problem, ...]:
-    if set(voxels) - {"0"}:
+def _content_problems(case: Case, voxels: dict[str, int], labels: LabelScheme) -> tuple[Problem, ...]:
+    if set(voxels) == {str(labels.ignore)}:
+        message = f"{case.name}: every voxel has the ignore label, so there is nothing to learn from or to measure"
+        return (Problem("empty label", message, case.name, case.label),)
+    if set(voxels) - {"0", str(labels.ignore)}:
         return ()
     message = f"{case.name}: the label map holds only background"
     return (Problem("empty label", message, case.name, case.label, "warning"),)

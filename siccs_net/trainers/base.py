@@ -27,10 +27,12 @@ from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
 from siccs_net.networks.build import output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
 from siccs_net.plugins import TRAINERS, find_class
+from siccs_net.preprocessing.preprocess import IGNORED
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
 from siccs_net.trainers.config import complete
+from siccs_net.trainers.foreign_loss import fit_to_labels
 from siccs_net.trainers.hooks import TrainerHooks
 from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, ProgressPicture, describe_epoch, progress_bar
@@ -132,8 +134,15 @@ class Trainer(TrainerHooks):
         self._build_model()
         self._transforms = self.build_augmentation()
         known = {*self.task.training_cases, *self.task.validation_cases}
-        classes = len(self.task.labels.class_values)
-        index = ForegroundIndex(self.task.store, sorted(known), classes, seed=self.config.seed)
+        labels = self.task.labels
+        index = ForegroundIndex(
+            self.task.store,
+            sorted(known),
+            len(labels.stored_values),
+            seed=self.config.seed,
+            regions=labels.region_classes,
+            ignored=None if labels.ignore is None else IGNORED,
+        )
         self._sampler = self.build_sampler(index)
         self._validation = self._validation_places(index)
         self._build_updates()
@@ -155,7 +164,7 @@ class Trainer(TrainerHooks):
         spec, generator = self.configuration.network, torch.Generator().manual_seed(seed)
         size = (self.config.batch_size or self.configuration.batch_size, *self.configuration.patch_size)
         images = torch.randn((size[0], spec.in_channels, *size[1:]), generator=generator)
-        labels = torch.randint(len(self.task.labels.class_values), size, generator=generator, dtype=torch.uint8)
+        labels = torch.randint(len(self.task.labels.stored_values), size, generator=generator, dtype=torch.uint8)
         return Batch(images, labels, ("random",) * size[0])
 
     def _for_every_output(self, loss: nn.Module) -> DeepSupervisionLoss:
@@ -163,6 +172,7 @@ class Trainer(TrainerHooks):
         spec = self.configuration.network
         outputs = len(output_strides(spec)) if spec.deep_supervision else 1
         drop_last = spec.architecture != "convnext_unet" and outputs > 1
+        loss = fit_to_labels(loss, self.task.labels)
         return DeepSupervisionLoss(loss, deep_supervision_weights(outputs, drop_last=drop_last))
 
     def _validation_places(self, index: ForegroundIndex) -> list[Place]:
@@ -259,7 +269,7 @@ class Trainer(TrainerHooks):
     def _validate(self) -> dict[str, Any]:
         """Loss and Dice per class on the fixed patches."""
         self.network.eval()
-        classes = len(self.task.labels.class_values)
+        classes = len(self.task.labels.stored_values)
         confusion = torch.zeros((classes, classes), dtype=torch.int64)
         losses = []
         for place in self._validation:
