@@ -89,7 +89,23 @@ def open_dataset(folder: Path | str) -> Dataset:
     splits, split_problems = _read_splits_leniently(root / "splits_final.json")
     count = _count_problem(description, len(cases))
     problems += [*_store_problems(cases, root), *patient_problems, *split_problems, *count]
+    problems += _painted_over(description, root)
     return Dataset(root, description, cases, splits, tuple(problems))
+
+
+def _painted_over(description: DatasetDescription, root: Path) -> list[Problem]:
+    """Return a warning for each region that lies within a later one: it is painted over wherever it is predicted."""
+    regions = [(name, set(values)) for name, values in description.label_scheme.regions.items()]
+    found = []
+    for number, (name, values) in enumerate(regions):
+        for wider, others in regions[number + 1 :]:
+            if values < others:
+                message = (
+                    f"region {name} is part of {wider}, which comes after it in labels and is painted over it: "
+                    f"list {wider} first, in labels and in regions_class_order"
+                )
+                found.append(Problem("regions", message, path=root / "dataset.json", severity="warning"))
+    return found
 
 
 def read_description(path: Path) -> DatasetDescription:

@@ -178,7 +178,7 @@ def _not_hu(case: Case, image: Image, ct: bool) -> Iterator[Problem]:
 def _content_problems(case: Case, voxels: dict[str, int], labels: LabelScheme) -> tuple[Problem, ...]:
     if set(voxels) == {str(labels.ignore)}:
         message = f"{case.name}: every voxel has the ignore label, so there is nothing to learn from or to measure"
-        return (Problem("empty label", message, case.name, case.label),)
+        return (Problem("empty label", message, case.name, case.label, "warning"),)
     if set(voxels) - {"0", str(labels.ignore)}:
         return ()
     message = f"{case.name}: the label map holds only background"

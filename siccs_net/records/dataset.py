@@ -13,6 +13,8 @@ BACKGROUND = "background"
 IGNORE = "ignore"
 LARGEST_LABEL = 65535
 """Masks are stored as 8- or 16-bit unsigned numbers."""
+MOST_LABELS = 255
+"""Prepared cases hold classes as bytes, one of which means ignored."""
 
 
 class CaseFiles(Record):
@@ -79,6 +81,8 @@ class DatasetDescription(Record):
             return [f"a region is a list of label values, without those of background and ignore; found {found}"]
         if (largest := max(self.label_scheme.values)) > LARGEST_LABEL:
             return [f"label values must not be above {LARGEST_LABEL}; found {largest}"]
+        if (count := len(self.label_scheme.stored_values)) > MOST_LABELS:
+            return [f"there may be {MOST_LABELS} label values at most, the background included; found {count}"]
         return []
 
     def _wrong_regions(self) -> list[str]:

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from siccs_net.cli.process import run_command
 from siccs_net.errors import DatasetError, RecordError, SiccsError
 from siccs_net.io.dataset import open_dataset
 from siccs_net.pipeline.plan import plan
@@ -217,12 +218,49 @@ def test_a_whole_dataset_has_no_problem(tiny):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"labels": {"background": 1}}, {"file_ending": 3}, {"channel_names": {}}],
+    [
+        {"labels": {"background": 1}},
+        {"file_ending": 3},
+        {"channel_names": {}},
+        {"labels": {"background": 0, "lung": [1, 2, 3], "EF": 2}},
+        {"labels": {"background": 0, "lung": [1, 2, 3], "EF": 2}, "regions_class_order": [1]},
+        {"labels": {"background": 0, "lung": [1, 2, 3], "EF": 2}, "regions_class_order": [1, 4]},
+    ],
 )
 def test_a_wrong_dataset_json_is_one_error(tiny, changes):
     _describe(tiny, **changes)
     with pytest.raises(RecordError, match=r"dataset\.json"):
         open_dataset(tiny)
+
+
+@pytest.mark.parametrize("verb", [["validate"], ["plan_and_preprocess", "-d"]])
+def test_a_wrong_order_of_regions_is_one_line_of_each_command(tiny, tmp_path, capsys, verb):
+    _describe(tiny, labels={"background": 0, "lung": [1, 2, 3], "EF": 2}, regions_class_order=[1, 4])
+    assert run_command(verb[0], [*verb[1:], str(tiny), "--workspace", str(tmp_path / "work")]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dataset.json" in line
+    assert "such as [1, 2]; found [1, 4]: 4 is no value of EF" in line
+
+
+def _mostly_ignored(array, affine):
+    """Every fifth slice as it was, the others ignored, air outside of the body included."""
+    sparse = np.full_like(array, 9)
+    sparse[..., 2::5] = array[..., 2::5]
+    return sparse, affine
+
+
+def test_ignored_voxels_may_lie_outside_the_body_and_are_no_foreground(tiny):
+    _describe(tiny, labels={"background": 0, "normal_lung": 1, "EF": 2, "GGO": 3, "ignore": 9})
+    _rewrite(_label(tiny), _mostly_ignored)
+    result = validate(open_dataset(tiny), workers=0)
+    assert result.problems == ()
+    found = {item.case: item.fingerprint for item in result.examinations}[CASE]
+    label, image = nib.load(_label(tiny)).get_fdata(), nib.load(_image(tiny)).get_fdata()
+    assert found.statistics_foreground[0].count == np.count_nonzero((label > 0) & (label < 9))
+    assert found.statistics_foreground[0].mean == pytest.approx(image[(label > 0) & (label < 9)].mean())
+    _rewrite(_label(tiny), lambda a, f: (np.full_like(a, 9), f))
+    (problem,) = validate(open_dataset(tiny), workers=0).problems
+    assert "every voxel has the ignore label" in problem.message
 
 
 def test_an_empty_dataset_is_refused(tiny):

@@ -55,6 +55,12 @@ def test_the_older_name_of_channels_is_read():
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "share one value"),
         ({"labels": {"background": 0, "a": "1"}}, "labels"),
         ({"labels": {"background": 0, "a": 65536}}, "65536"),
+        ({"labels": {"background": 0, **{f"a{n}": n for n in range(1, 256)}}}, "255 label values at most"),
+        ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "'ignore' must be one value"),
+        ({"labels": {"background": 0, "a": []}}, r"a region is a list of label values.*found a \[\]"),
+        ({"labels": {"background": 0, "a": [0, 1]}}, "a region is a list of label values, without"),
+        ({"labels": {"background": 0, "a": [1, 2], "ignore": 2}}, "a region is a list of label values, without"),
+        ({"labels": {"background": 0, "a": 1, "b": [1]}}, "share one value"),
         ({"labels": {"background": 0, "a": 1, "both": [1, 70000]}}, "70000"),
         ({"channel_names": {"1": "CT"}}, "channel_names"),
         ({"siccs_groups": {"x": [9]}}, "no label"),
@@ -172,3 +178,56 @@ def test_a_wrong_splits_file_is_named(tmp_path, text):
     (tmp_path / "splits_final.json").write_text(text)
     with pytest.raises(DatasetError, match="splits_final"):
         read_splits(tmp_path / "splits_final.json")
+
+
+NESTED = {"background": 0, "lung": [1, 2, 3], "abnormal": [2, 3], "fibrosis": [2]}
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (None, r"such as \[1, 3, 2\]; found none"),
+        ([1, 3], r"found \[1, 3\]"),
+        ([1, 3, 2, 4], r"found \[1, 3, 2, 4\]"),
+        ([1, 3, 9], r"found \[1, 3, 9\]: 9 is no value of fibrosis"),
+        ([1, 2, 3], r"3 is no value of fibrosis"),
+        (["1", 3, 2], "regions_class_order"),
+    ],
+)
+def test_a_wrong_order_of_regions_is_one_error_that_says_the_right_one(order, words):
+    with pytest.raises(RecordError, match=words):
+        _describe(labels=NESTED, regions_class_order=order)
+
+
+def test_two_regions_of_the_same_values_are_refused():
+    labels = {"background": 0, "a": [1, 2], "b": [2, 1]}
+    with pytest.raises(RecordError, match="two regions have the same values"):
+        _describe(labels=labels, regions_class_order=[1, 2])
+
+
+def test_a_network_has_a_channel_a_region_in_the_order_of_the_file():
+    """Values with gaps; a plain label beside regions is one too, and keeps its key in summaries."""
+    labels = {"background": 0, "all": [4, 2, 9], "core": 9, "part": [4, 9], "ignore": 11}
+    scheme = _describe(labels=labels, regions_class_order=[2, 9, 4]).label_scheme
+    assert scheme.outputs == 3
+    assert scheme.stored_values == (0, 2, 4, 9)
+    assert scheme.region_classes == ((2, 1, 3), (3,), (2, 3))
+    assert scheme.painted_classes == (1, 3, 2)
+    assert scheme.class_values == (0, 2, 9, 4)
+    assert scheme.measured == {"all": (4, 2, 9), "core": 9, "part": (4, 9)}
+    assert scheme.foreground == {"all": 2, "part": 4, "core": 9}
+
+
+def test_lists_of_one_value_are_plain_labels_as_for_nnunet():
+    scheme = _describe(labels={"background": 0, "a": [3], "b": 1}).label_scheme
+    assert (scheme.plain, scheme.regions, scheme.outputs) == ({"background": 0, "a": 3, "b": 1}, {}, 3)
+    assert scheme.class_values == scheme.stored_values == (0, 1, 3)
+
+
+def test_a_region_that_is_painted_over_is_a_warning(tiny):
+    body = json.loads((tiny / "dataset.json").read_text())
+    body |= {"labels": {"background": 0, "fibrosis": 2, "lung": [1, 2, 3]}, "regions_class_order": [2, 1]}
+    (tiny / "dataset.json").write_text(json.dumps(body))
+    (problem,) = open_dataset(tiny).problems
+    assert (problem.kind, problem.severity) == ("regions", "warning")
+    assert "region fibrosis is part of lung" in problem.message
