@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from skimage.transform import resize
 
 from siccs_net.errors import DataError, ModelError, UsageError
-from siccs_net.preprocessing.export import argmax_to_shape, probabilities_to_shape
+from siccs_net.preprocessing.export import argmax_to_shape, probabilities_to_shape, regions_to_shape
 
 Shape = tuple[int, int, int]
 
@@ -190,3 +190,51 @@ def test_wrong_requests_are_named() -> None:
         argmax_to_shape([], (3, 4, 4), 3, (3, 4, 4), separate_axis=3)
     with pytest.raises(UsageError, match="three positive sizes"):
         argmax_to_shape([], (3, 4, 4), 3, (3, 0, 4))
+
+
+def check_regions(ours: NDArray[Any], expected: NDArray[np.float64]) -> None:
+    """Painted one over another, equal wherever float32 can tell every logit's sign."""
+    painted = np.zeros(expected.shape[1:], dtype=int)
+    for number, values in enumerate(expected, start=1):
+        painted[values > 0] = number
+    close = (np.abs(expected) < 1e-5).any(axis=0)
+    assert close.mean() < 0.01
+    np.testing.assert_array_equal(ours[~close], painted[~close])
+
+
+@pytest.mark.parametrize("make", [noise, smooth])
+@pytest.mark.parametrize("depth", [1, 5])
+@pytest.mark.parametrize("target", [(18, 26, 30), (25, 40, 51), (7, 11, 13), (31, 12, 64)])
+def test_regions_equal_scikit_image(make: Any, depth: int, target: Shape) -> None:
+    logits = make(3, (18, 26, 30))
+    check_regions(regions_to_shape(slabs_of(logits, depth), (18, 26, 30), 3, target), dense(logits, target))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(1, 4), st.tuples(*[st.integers(1, 9)] * 6), st.sampled_from([None, 0, 1, 2]))
+def test_regions_of_any_shape(seed: int, regions: int, sizes: tuple[int, ...], separate: int | None) -> None:
+    """Small odd shapes, a nearest axis, nested and overlapping signs."""
+    source, target = sizes[:3], sizes[3:]
+    logits = noise(regions, source, seed)
+    ours = regions_to_shape(slabs_of(logits, 2), source, regions, target, separate_axis=separate)
+    expected = dense(logits, target, separate)
+    close = (np.abs(expected) < 1e-5).any(axis=0)
+    painted = np.max([(values > 0) * number for number, values in enumerate(expected, start=1)], axis=0)
+    np.testing.assert_array_equal(ours[~close], painted[~close])
+
+
+def test_probabilities_of_regions_are_sigmoids() -> None:
+    logits, target = 20 * noise(3, (4, 5, 6)), (7, 5, 9)
+    slabs = probabilities_to_shape(slabs_of(logits, 2), (4, 5, 6), 3, target, regions=True)
+    ours = np.concatenate([slab for _, slab in slabs], axis=1)
+    np.testing.assert_allclose(ours, expit(dense(logits, target)), atol=2e-6)
+    far = np.full((1, 1, 1, 1), -2e4, np.float32)
+    ((_, never),) = probabilities_to_shape([(0, far)], (1, 1, 1), 1, (1, 1, 1), regions=True)
+    assert never.tolist() == [[[[0.0]]]]
+
+
+def test_many_regions_and_none() -> None:
+    logits = np.full((300, 1, 1, 2), -1, np.float32)
+    logits[299, ..., 1] = 1
+    ours = regions_to_shape([(0, logits)], (1, 1, 2), 300, (1, 1, 2))
+    assert (ours.dtype, ours.tolist()) == (np.uint16, [[[0, 300]]])

@@ -197,3 +197,46 @@ def test_batchgenerators_own_transforms_run():
     )
     assert noisy.shape == SAMPLE.shape
     assert not np.allclose(noisy, SAMPLE)
+
+
+class _Sparse:
+    """Case 'sliced' is labelled in slices 2 and 7 (classes 0, 1, 2), 'blank' nowhere, 'bare' with background alone."""
+
+    def label(self, case):
+        array = np.full(SHAPE, 255, np.uint8)
+        if case == "sliced":
+            array[[2, 7]] = 0
+            array[2, 5:9, 5:9] = 1
+            array[7, 3, 4] = 2
+        if case == "bare":
+            array[4] = 0
+        return array
+
+
+def test_patches_show_labelled_voxels_where_a_case_is_labelled_in_part():
+    index = ForegroundIndex(_Sparse(), ["sliced", "blank", "bare"], 3, seed=0, ignored=255)
+    assert index.present("sliced") == [1, 2]
+    assert index.present("bare") == []
+    for patch in ((4, 8, 8), (1, 30, 40), (8, 8)):
+        sampler = _sampler(index, cases=("sliced", "bare"), foreground_fraction=0.3, patch_size=patch)
+        places = [sampler.place(0, number, 0, iterations=300, batch_size=1) for number in range(300)]
+        for place in places:
+            size = (1,) * (3 - len(patch)) + patch
+            label = read_box(_Sparse().label(place.case), place.centre, size, fill=255, clamp=True)
+            assert (label != 255).any()
+        assert len({place.centre for place in places}) > (1 if patch == (1, 30, 40) else 100)
+    whole = _sampler(index, cases=("sliced",), foreground_fraction=0.0, patch_size=SHAPE)
+    assert whole.place(0, 0, 0, iterations=9, batch_size=1).centre == (5, 15, 20)  # a whole volume stays where it is
+    assert _sampler(index, cases=("blank",)).place(0, 0, 0, iterations=9, batch_size=1).case == "blank"
+    assert {place.centre[0] for place in fixed_places(index, ["bare"], count=5, seed=0, fold="0")} == {4}
+
+
+def test_foreground_is_drawn_region_by_region():
+    """Regions 1 (all) and 2 (core): half of the draws are from the core's single voxel, and more of the rest may be."""
+    index = ForegroundIndex(_Sparse(), ["sliced", "bare"], 3, seed=0, regions=((1, 2), (2,), (3,)), ignored=255)
+    assert index.present("sliced") == [1, 2]
+    assert len(index.locations["sliced"][1]) == 17
+    rng = np.random.default_rng(0)
+    drawn = Counter(index.draw("sliced", rng)[0] for _ in range(400))
+    assert set(drawn) == {2, 7}
+    assert 170 < drawn[7] < 250
