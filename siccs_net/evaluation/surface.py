@@ -59,9 +59,9 @@ def surface_metrics(
     HD95 is the larger of the two directed 95th percentiles. In neither mask: both None. In one mask only: NSD 0,
     HD95 None. Axes of length one are dropped: a volume of one slice is measured in 2D, since in 3D its every voxel
     would touch the outside and be surface. Voxels whose reference is `ignore_label` belong to no class in either
-    mask. `workers` threads look up distances. Raises GeometryError for two shapes or a spacing that does not fit,
-    DataError for maps that do not hold whole numbers, UsageError for a tolerance below 0 or a label value outside
-    0..65535.
+    mask, and touching them makes no voxel surface: slices labelled one by one have outlines. `workers` threads look up
+    distances. Raises GeometryError for two shapes or a spacing that does not fit, DataError for maps that do not hold
+    whole numbers, UsageError for a tolerance below 0 or a label value outside 0..65535.
     """
     check_pair(prediction, reference)
     _check_numbers(spacing_mm, prediction.ndim, tolerances_mm)
@@ -106,11 +106,8 @@ def _surfaces(
     pair: Sequence[NDArray[Any]], batch: Sequence[frozenset[int]], ignore_label: int | None
 ) -> tuple[_Surface, _Surface]:
     prediction, reference = (_memberships(labels, batch) for labels in pair)
-    if ignore_label is not None:
-        ignored = pair[1] == ignore_label
-        prediction[ignored] = 0
-        reference[ignored] = 0
-    predicted, wanted = _edges(prediction), _edges(reference)
+    ignored = None if ignore_label is None else pair[1] == ignore_label
+    predicted, wanted = _edges(prediction, ignored), _edges(reference, ignored)
     return _sparse(predicted, wanted), _sparse(wanted, predicted)
 
 
@@ -126,11 +123,17 @@ def _memberships(labels: NDArray[Any], batch: Sequence[frozenset[int]]) -> NDArr
     return bits
 
 
-def _edges(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the bits of each voxel that at least one of its face neighbours lacks; outside all bits are 0."""
+def _edges(bits: NDArray[np.uint8], ignored: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    """Return the bits of each voxel that a face neighbour lacks; outside all bits are 0, ignored neighbours have all.
+
+    Ignored voxels themselves are left without a bit. Changes `bits`.
+    """
+    if ignored is not None:
+        bits[ignored] = 0
     inner = bits.copy()
+    around = bits if ignored is None else np.where(ignored, np.uint8(255), bits)
     for axis in range(bits.ndim):
-        source, target = np.moveaxis(bits, axis, 0), np.moveaxis(inner, axis, 0)
+        source, target = np.moveaxis(around, axis, 0), np.moveaxis(inner, axis, 0)
         target[1:] &= source[:-1]
         target[:-1] &= source[1:]
         target[:1] = 0

@@ -43,6 +43,11 @@ class ForeignLoss(nn.Module):
         self, loss: nn.Module, *, regions: Sequence[Sequence[int]] = (), ignore_label: int | None = None
     ) -> None:
         super().__init__()
+        if regions and isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            raise UsageError(
+                f"{type(loss).__name__} tells classes apart, one a voxel; regions may overlap",
+                hint="Let build_loss return a loss of masks such as nn.BCEWithLogitsLoss, or none of your own",
+            )
         if regions and ignore_label is not None:
             raise UsageError(
                 f"{type(loss).__name__} cannot leave out the ignored voxels of regions",

@@ -161,6 +161,8 @@ def test_losses_of_ours_are_told_and_others_stay_as_they_are() -> None:
     assert fitted(plain) is plain
     with pytest.raises(UsageError, match="by a softmax"):
         fitted(FocalDiceLoss(), regions=True)(*sample())
+    with pytest.raises(UsageError, match="CrossEntropyLoss tells classes apart"):
+        fitted(plain, regions=True)
     with pytest.raises(UsageError, match="MSELoss cannot leave out the ignored voxels of regions"):
         ForeignLoss(nn.MSELoss(), regions=REGIONS, ignore_label=IGNORED)
 

@@ -81,7 +81,7 @@ def require_paper_classes(labels: LabelScheme) -> None:
             hint='Add "siccs_groups": {"lung": [1, 2, 3], "EF": [2], "GGO": [3], "EF+GGO": [2, 3]} to dataset.json',
         )
     normal = _normal_lung(labels)
-    if len(normal) != 1 or normal[0] not in labels.foreground.values():
+    if len(normal) != 1 or (normal[0],) not in labels.reported.values():
         raise UnavailableError(
             "the paper's tables need one label for normal lung: a label of lung that is not in EF+GGO",
             found=f"lung {list(labels.reported[LUNG])}, EF+GGO {list(labels.reported[BURDEN])}",
