@@ -143,6 +143,8 @@ class Trainer(TrainerHooks):
             regions=labels.region_classes,
             ignored=None if labels.ignore is None else IGNORED,
         )
+        if unlabelled := [case for case, places in index.labelled.items() if not len(places)]:
+            logger.warning("no labelled voxel is left in prepared case %s", ", ".join(unlabelled))
         self._sampler = self.build_sampler(index)
         self._validation = self._validation_places(index)
         self._build_updates()

@@ -13,6 +13,7 @@ import pytest
 import siccs_net
 from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.image import write_image
+from siccs_net.records.dataset import DatasetDescription
 from siccs_net.testing import check_trainer
 from siccs_net.testing.tiny import make_tiny_case, write_tiny_dataset
 from siccs_net.trainers.hooks import HOOKS
@@ -65,6 +66,13 @@ def test_command_lines_are_understood(line):
 def test_there_are_snippets():
     assert len(_snippets("python")) >= 2
     assert len(COMMANDS) >= 10
+
+
+def test_examples_of_dataset_json_are_right():
+    texts = [snippet.values[0] for snippet in _snippets("json") if snippet.id.startswith("labels.md")]
+    schemes = [DatasetDescription.from_json(text).label_scheme for text in texts]
+    assert [bool(scheme.regions) for scheme in schemes] == [False, True, False, False]
+    assert [scheme.ignore for scheme in schemes] == [None, None, 4, None]
 
 
 def test_links_lead_somewhere():
