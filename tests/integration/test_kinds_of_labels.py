@@ -22,6 +22,7 @@ CASES, SHAPE, SPACING = 4, (16, 40, 48), (5.0, 4.0, 4.0)
 REGIONS = {"background": 0, "lung": [1, 2, 3], "abnormal": [2, 3], "EF": 2}
 IGNORED = 7
 DEMO = ("--preset", "demo", "--set", "network.widths=[8,12,16,24]", "patch_size=[16,32,48]")
+SMALL = ("-c", "3d_fullres", "--set", "network.widths=[8,12,16]", "patch_size=[16,32,32]")
 TRAIN = ["epochs=1", "iterations_per_epoch=3", "batch_size=2", "workers=0", "validation_patches=2", "warmup_epochs=0"]
 
 
@@ -139,7 +140,7 @@ def test_two_channels(tmp_path: Path) -> None:
             write_image(raw / "imagesTr" / f"tiny_{number:03d}_0001.nii.gz", other, orientation)
         _describe(raw, channel_names={"0": "CT", "1": "perfusion"})
 
-    run = _run(tmp_path, change, plan=("-c", "3d_fullres"))
+    run = _run(tmp_path, change, plan=SMALL)
     plan = json.loads(next((tmp_path / "preprocessed" / "Dataset999_Tiny").rglob("plans/*.json")).read_text())
     network = plan["configurations"]["3d_fullres"]
     assert network["network"]["in_channels"] == 2
