@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siccs_net.data.foreground import ForegroundIndex, Location
 from siccs_net.data.streams import stream
 from siccs_net.errors import DatasetError
-from siccs_net.io.store import PreparedStore, label_locations
-
-Location = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,34 +20,6 @@ class Place:
 
     case: str
     centre: Location
-
-
-class ForegroundIndex:
-    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches."""
-
-    def __init__(self, store: PreparedStore, cases: Sequence[str], classes: int, *, seed: int) -> None:
-        self.shapes: dict[str, Location] = {}
-        self.locations: dict[str, dict[int, NDArray[np.int64]]] = {}
-        for number, case in enumerate(cases):
-            label = np.asarray(store.label(case)[:])
-            self.shapes[case] = (label.shape[0], label.shape[1], label.shape[2])
-            rng = stream(seed, case, "locations", number)
-            self.locations[case] = label_locations(label, range(1, classes), rng)
-
-    def present(self, case: str) -> list[int]:
-        """Foreground classes that the case has."""
-        return list(self.locations[case])
-
-    def draw(self, case: str, rng: np.random.Generator, weights: Mapping[int, float] | None = None) -> Location | None:
-        """Draw a voxel of a class of the case (classes equally often unless weighted); None without foreground."""
-        classes = self.present(case)
-        if not classes:
-            return None
-        chance = np.array([1.0 if weights is None else weights.get(value, 1.0) for value in classes])
-        chosen = classes[int(rng.choice(len(classes), p=chance / chance.sum()))]
-        flat = int(rng.choice(self.locations[case][chosen]))
-        z, y, x = (int(number) for number in np.unravel_index(flat, self.shapes[case]))
-        return z, y, x
 
 
 @dataclass(frozen=True)
@@ -107,17 +77,11 @@ def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, se
         classes = index.present(case)
         if classes:
             rng = stream(seed, fold, "validation", number)
-            places.append(Place(case, _voxel_of(index, case, classes[turn % len(classes)], rng)))
+            places.append(Place(case, index.draw_of(case, classes[turn % len(classes)], rng)))
         else:
             z, y, x = (size // 2 for size in index.shapes[case])
             places.append(Place(case, (z, y, x)))
     return places
-
-
-def _voxel_of(index: ForegroundIndex, case: str, value: int, rng: np.random.Generator) -> Location:
-    flat = int(rng.choice(index.locations[case][value]))
-    z, y, x = (int(number) for number in np.unravel_index(flat, index.shapes[case]))
-    return z, y, x
 
 
 def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: float, clamp: bool) -> NDArray[Any]:
@@ -138,6 +102,12 @@ def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: fl
         return part
     widths = [(0, 0)] * len(leading) + list(zip(before, after, strict=True))
     return np.pad(part, widths, constant_values=fill)
+
+
+def held_centre(centre: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the centre moved so that a box of `size` about it lies inside an array, or evenly about a smaller one."""
+    places = zip(centre, size, shape, strict=True)
+    return tuple(_start(at, edge, extent, clamp=True) + edge // 2 for at, edge, extent in places)
 
 
 def _start(centre: int, size: int, extent: int, *, clamp: bool) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from siccs_net.data.foreground import ForegroundIndex
 from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
-from siccs_net.data.sampling import ForegroundIndex, Place, fixed_places
+from siccs_net.data.sampling import Place, fixed_places
 from siccs_net.data.streams import torch_seed
 from siccs_net.errors import Interrupted, TrainingError, UsageError
 from siccs_net.io import files
@@ -133,7 +134,7 @@ class Trainer(TrainerHooks):
         self._transforms = self.build_augmentation()
         known = {*self.task.training_cases, *self.task.validation_cases}
         classes = len(self.task.labels.class_values)
-        index = ForegroundIndex(self.task.store, sorted(known), classes, seed=self.config.seed)
+        index = ForegroundIndex(self.task.store, sorted(known), classes)
         self._sampler = self.build_sampler(index)
         self._validation = self._validation_places(index)
         self._build_updates()

@@ -22,30 +22,33 @@ from siccs_net.augment.intensity import (
 )
 from siccs_net.augment.settings import NONE, PAPER, AugmentationSettings
 from siccs_net.augment.spatial import draw_spatial
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler, fixed_places, read_box
+from siccs_net.data.foreground import ForegroundIndex
+from siccs_net.data.sampling import PatchSampler, fixed_places, read_box
 from siccs_net.data.streams import stream
 from siccs_net.errors import DatasetError
+from siccs_net.io.locations import read_locations, write_locations
 
 SHAPE = (10, 30, 40)
 
 
 class _Store:
-    """Labels in memory: case 'empty' has none, the others a voxel of each of some classes."""
+    """Locations of label maps that case 'empty' has none in, the others a voxel of each of some classes."""
 
-    def __init__(self, places):
-        self.places = places
+    def __init__(self, folder, places):
+        self.folder, self.places = folder, places
 
-    def label(self, case):
+    def locations(self, case):
         array = np.zeros(SHAPE, np.uint8)
         for value, place in self.places[case].items():
             array[place] = value
-        return array
+        write_locations(self.folder / case, array, "0" * 64)
+        return read_locations(self.folder / case, "0" * 64)
 
 
 @pytest.fixture
-def index():
+def index(tmp_path):
     places = {"a": {1: (0, 0, 0), 2: (9, 29, 39)}, "b": {2: (5, 10, 20)}, "empty": {}}
-    return ForegroundIndex(_Store(places), ["a", "b", "empty"], 3, seed=0)
+    return ForegroundIndex(_Store(tmp_path, places), ["a", "b", "empty"], 3)
 
 
 def _sampler(index, **changes):
