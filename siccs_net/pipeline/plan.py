@@ -141,10 +141,9 @@ def choose_splits(
 
 
 def _own_splits(dataset: Dataset, own: Splits, folds: int | None, split: SplitKind | None) -> Splits:
-    if folds not in (None, len(own.folds)):
-        raise UsageError(
-            f"the dataset's splits_final.json has {len(own.folds)} folds, not {folds}", path=dataset.folder
-        )
+    count = len(own.folds)
+    if folds not in (None, count):
+        raise UsageError(f"the dataset's splits_final.json has {count} folds, not {folds}", path=dataset.folder)
     if split is not None:
         raise UsageError(
             f"the dataset has folds of its own, so none are drawn by the rule {split!r}",
