@@ -8,7 +8,7 @@ import math
 import zlib
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nnunet_numerics_inputs as inputs
 import numpy as np
@@ -26,6 +26,8 @@ from siccs_net.preprocessing.resample import decide_separate_axis, resample_imag
 from siccs_net.preprocessing.resample_labels import resample_labels
 from siccs_net.preprocessing.statistics import apply_normalisation, fold_normalisation, image_normalisation, measure
 from siccs_net.records.statistics import ChannelScaling, Normalisation
+from siccs_net.trainers.config import TrainerConfig
+from siccs_net.trainers.optimisation import schedule
 
 GOLDEN = json.loads(Path(__file__).with_name("nnunet_numerics.json").read_text())
 EPSILON = float(np.finfo(np.float32).eps)
@@ -73,6 +75,19 @@ def test_deep_supervision_weights_targets_and_loss() -> None:
     loss = DeepSupervisionLoss(DiceCrossEntropyLoss(), weights)
     value = loss([torch.from_numpy(output) for output in outputs], target.long())
     assert float(value) == pytest.approx(expected["loss"], rel=4 * EPSILON)
+
+
+@pytest.mark.skipif(
+    "poly" not in get_args(TrainerConfig.model_fields["schedule"].annotation),
+    reason="this version has no poly schedule",
+)
+def test_poly_schedule() -> None:
+    """Over 1000 epochs, held during an epoch."""
+    settings = {"schedule": "poly", "epochs": inputs.EPOCHS, "warmup_epochs": 0, "learning_rate": inputs.RATE}
+    factor = schedule(TrainerConfig.model_validate(settings))
+    for within in (0.0, 0.5, 0.999):
+        rates = [inputs.RATE * factor(epoch + within) for epoch in inputs.RATE_EPOCHS]
+        assert rates == pytest.approx(GOLDEN["schedule"], rel=1e-12)
 
 
 def _outer(tile: tuple[int, ...], axis_weights: Any) -> NDArray[np.float64]:
