@@ -15,6 +15,9 @@ from siccs_net.augment.settings import AugmentationSettings
 _IN_PLANE_ONLY_ABOVE = 3.0
 """Patches with this ratio of voxel spacings are rotated in-plane only, as thick slices cannot be tilted."""
 
+_ROUNDING = 1e-6
+"""Voxels kept between a source and the box's border, so that rounding takes no source outside."""
+
 
 @dataclass(frozen=True)
 class SpatialParameters:
@@ -24,11 +27,18 @@ class SpatialParameters:
     mirror: tuple[int, ...]
 
     def footprint(self, patch_size: Sequence[int]) -> tuple[int, ...]:
-        """Return the size of the box to read so that every voxel of the patch has its source inside."""
+        """Return the size of the smallest box about the patch's centre that holds the source of each of its voxels.
+
+        It is the bounding box of the transformed voxel centres, grown to whole voxels; the patch itself when nothing
+        is rotated or scaled, and less than that when a scale above 1 makes objects larger. Box and patch are both
+        even or both odd along each axis, so that their centres fall together.
+        """
         if self.matrix is None:
             return tuple(patch_size)
-        reach = np.abs(self.matrix) @ (np.asarray(patch_size) / 2)
-        return tuple(int(np.ceil(2 * half)) + 2 for half in reach)
+        half = (np.asarray(patch_size) - 1) / 2
+        reach = np.abs(self.matrix) @ half
+        grown = np.ceil(reach - half + _ROUNDING).astype(int)
+        return tuple(size + 2 * more for size, more in zip(patch_size, grown.tolist(), strict=True))
 
     def apply(
         self, image: NDArray[np.float32], label: NDArray[Any], patch_size: Sequence[int]

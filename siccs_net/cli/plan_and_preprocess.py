@@ -43,6 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folds", type=int, metavar="K", help="number of folds (default: 8, or the dataset's own file)"
     )
+    parser.add_argument(
+        "--splits",
+        choices=("grouped", "nnunet"),
+        help="draw the folds anew: by patient and lesion volume, or exactly as nnU-Net draws them (5 unless --folds)",
+    )
     add_set(
         parser, "override a part of the plan, such as batch_size=4, spacing_mm=[2,1,1], network.widths=[16,32,64,128]"
     )
@@ -105,6 +110,7 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         configurations=args.configuration,
         settings=settings,
         folds=args.folds,
+        split=args.splits,
         name=args.plan_name,
         workspace=workspace,
         workers=args.workers,

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siccs_net.data.foreground import ForegroundIndex, Location
 from siccs_net.data.streams import stream
 from siccs_net.errors import DatasetError
-from siccs_net.io.store import PreparedStore, label_locations, labelled_locations, region_locations
-
-Location = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,63 +20,6 @@ class Place:
 
     case: str
     centre: Location
-
-
-class ForegroundIndex:
-    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches.
-
-    With `regions` (sets of classes) it holds those of each region, counted from 1, in place of labels. Where a value
-    means `ignored` it also holds voxels that are labelled, background included: centres of the other patches.
-    """
-
-    def __init__(
-        self,
-        store: PreparedStore,
-        cases: Sequence[str],
-        classes: int,
-        *,
-        seed: int,
-        regions: Sequence[Sequence[int]] = (),
-        ignored: int | None = None,
-    ) -> None:
-        self.shapes: dict[str, Location] = {}
-        self.locations: dict[str, dict[int, NDArray[np.int64]]] = {}
-        self.labelled: dict[str, NDArray[np.int64]] = {}
-        for number, case in enumerate(cases):
-            label = np.asarray(store.label(case)[:])
-            self.shapes[case] = (label.shape[0], label.shape[1], label.shape[2])
-            rng = stream(seed, case, "locations", number)
-            self.locations[case] = (
-                region_locations(label, regions, rng) if regions else label_locations(label, range(1, classes), rng)
-            )
-            if ignored is not None:
-                self.labelled[case] = labelled_locations(label, ignored, rng)
-
-    def present(self, case: str) -> list[int]:
-        """Foreground classes, or regions, that the case has."""
-        return list(self.locations[case])
-
-    def draw(self, case: str, rng: np.random.Generator, weights: Mapping[int, float] | None = None) -> Location | None:
-        """Draw a voxel of a class of the case (classes equally often unless weighted); None without foreground."""
-        classes = self.present(case)
-        if not classes:
-            return None
-        chance = np.array([1.0 if weights is None else weights.get(value, 1.0) for value in classes])
-        chosen = classes[int(rng.choice(len(classes), p=chance / chance.sum()))]
-        return self._voxel(case, self.locations[case][chosen], rng)
-
-    def draw_labelled(self, case: str, rng: np.random.Generator) -> Location | None:
-        """Draw a labelled voxel of a case that is labelled in part; None when it is whole, or has no label at all."""
-        places = self.labelled.get(case)
-        return None if places is None or not len(places) else self._voxel(case, places, rng)
-
-    def draw_of(self, case: str, value: int, rng: np.random.Generator) -> Location:
-        """Draw a voxel of a class that the case has."""
-        return self._voxel(case, self.locations[case][value], rng)
-
-    def _voxel(self, case: str, places: NDArray[np.int64], rng: np.random.Generator) -> Location:
-        z, y, x = (int(number) for number in np.unravel_index(int(rng.choice(places)), self.shapes[case]))
-        return z, y, x
 
 
 @dataclass(frozen=True)
@@ -166,6 +107,12 @@ def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: fl
         return part
     widths = [(0, 0)] * len(leading) + list(zip(before, after, strict=True))
     return np.pad(part, widths, constant_values=fill)
+
+
+def held_centre(centre: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the centre moved so that a box of `size` about it lies inside an array, or evenly about a smaller one."""
+    places = zip(centre, size, shape, strict=True)
+    return tuple(_start(at, edge, extent, clamp=True) + edge // 2 for at, edge, extent in places)
 
 
 def _start(centre: int, size: int, extent: int, *, clamp: bool) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from siccs_net.data.foreground import ForegroundIndex
 from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
-from siccs_net.data.sampling import ForegroundIndex, Place, fixed_places
+from siccs_net.data.sampling import Place, fixed_places
 from siccs_net.data.streams import torch_seed
 from siccs_net.errors import Interrupted, TrainingError, UsageError
 from siccs_net.io import files
@@ -27,7 +28,6 @@ from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
 from siccs_net.networks.build import output_strides
 from siccs_net.networks.numerics import applied, autocast, choose_numerics, default_workers
 from siccs_net.plugins import TRAINERS, find_class
-from siccs_net.preprocessing.preprocess import IGNORED
 from siccs_net.records.checkpoint import FinalRecord, Numerics, StateRecord
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
@@ -136,14 +136,9 @@ class Trainer(TrainerHooks):
         known = {*self.task.training_cases, *self.task.validation_cases}
         labels = self.task.labels
         index = ForegroundIndex(
-            self.task.store,
-            sorted(known),
-            len(labels.stored_values),
-            seed=self.config.seed,
-            regions=labels.region_classes,
-            ignored=None if labels.ignore is None else IGNORED,
+            self.task.store, sorted(known), len(labels.stored_values), regions=labels.region_classes
         )
-        if unlabelled := [case for case, places in index.labelled.items() if not len(places)]:
+        if unlabelled := [case for case, found in index.found.items() if found.ignored and not found.counts]:
             logger.warning("no labelled voxel is left in prepared case %s", ", ".join(unlabelled))
         self._sampler = self.build_sampler(index)
         self._validation = self._validation_places(index)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from siccs_net.augment.intensity import intensity_transforms
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler
+from siccs_net.data.foreground import ForegroundIndex
+from siccs_net.data.sampling import PatchSampler
 from siccs_net.errors import TrainerContractError
 from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss
 from siccs_net.networks.build import build_network
