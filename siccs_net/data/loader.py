@@ -89,6 +89,7 @@ class _Normalised:
 class TrainingBatches(Dataset[Batch | SiccsError]):
     """The batches of a training, by (epoch, iteration).
 
+    `samples` are the numbers of the batch's samples to make, where a process makes a part of it (default: all).
     An error is returned, not raised: out of a worker process torch would raise it wrapped in pages of text.
     """
 
@@ -100,6 +101,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
     spacing_mm: tuple[float, ...]
     batch_size: int
     iterations: int
+    samples: range | None = None
 
     def __getitem__(self, step: Step) -> Batch | SiccsError:
         try:
@@ -113,7 +115,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
             return problem
 
     def _batch(self, step: Step) -> Batch:
-        samples = [self._sample(*step, sample) for sample in range(self.batch_size)]
+        samples = [self._sample(*step, sample) for sample in self.samples or range(self.batch_size)]
         shapes = {(image.shape, label.shape) for image, label, _ in samples}
         if len(shapes) > 1:
             cases = ", ".join(case for _, _, case in samples)
@@ -124,7 +126,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
 
     def cases(self, step: Step) -> list[str]:
         """Return the cases that a batch reads, without reading them."""
-        return [self._place(*step, sample).case for sample in range(self.batch_size)]
+        return [self._place(*step, sample).case for sample in self.samples or range(self.batch_size)]
 
     def _place(self, epoch: int, iteration: int, sample: int) -> Place:
         return self.sampler.place(epoch, iteration, sample, iterations=self.iterations, batch_size=self.batch_size)

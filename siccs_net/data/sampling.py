@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from siccs_net.data.foreground import ForegroundIndex, Location
 from siccs_net.data.streams import stream
-from siccs_net.errors import DatasetError
+from siccs_net.errors import DatasetError, UsageError
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class PatchSampler:
     """Draws the place of any sample of a training as a pure function of its counters.
 
     Cases come in shuffled passes, so that each is seen equally often. `foreground_fraction` of the samples are
-    centred on a voxel of a foreground class, classes equally often; the others lie anywhere in the case, or where it
-    is labelled in part show a labelled voxel, in their centre if the case goes on around it.
+    centred on a voxel of a foreground class, classes equally often unless weighted; the others lie anywhere in the
+    case, or where it is labelled in part show a labelled voxel, in their centre if the case goes on around it. With
+    `end_of_batch` the share is exact: the last samples of each batch, as nnU-Net has it.
     """
 
     index: ForegroundIndex
@@ -38,13 +40,17 @@ class PatchSampler:
     seed: int
     fold: str
     class_weights: Mapping[int, float] | None = None
+    end_of_batch: bool = False
 
     def place(self, epoch: int, iteration: int, sample: int, *, iterations: int, batch_size: int) -> Place:
         """Return the place of one sample of one iteration."""
         number = (epoch * iterations + iteration) * batch_size + sample
         case = self._case(number)
         rng = stream(self.seed, self.fold, "place", epoch, iteration, sample)
-        if rng.random() < self.foreground_fraction and (centre := self.index.draw(case, rng, self.class_weights)):
+        chosen = rng.random() < self.foreground_fraction
+        if self.end_of_batch:
+            chosen = sample >= round(batch_size * (1 - self.foreground_fraction))
+        if chosen and (centre := self.index.draw(case, rng, self.class_weights)):
             return Place(case, centre)
         return Place(case, self._anywhere(case, rng))
 
@@ -68,25 +74,56 @@ class PatchSampler:
 
 
 def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, seed: int, fold: str) -> list[Place]:
-    """Return the validation places: the same in every epoch, cases in turn, each centred on a class in turn.
+    """Return the validation places: the same in every epoch, cases in turn, balanced over the classes.
 
-    Every case is used before any is used twice; a case without foreground is represented by a labelled voxel where
-    it is labelled in part, else by its middle. Raises DatasetError without a case.
+    Every case is used before any is used twice. Each place is centred on the class of its case that is a centre least
+    often so far; the first of equals is the one least used in this case, then the one that fewest cases have. A case
+    without foreground is represented by a labelled voxel where it is labelled in part, else by its middle. Raises
+    DatasetError without a case.
     """
     if not cases:
         raise DatasetError(f"fold {fold} has no validation case")
+    having = Counter(value for case in cases for value in index.present(case))
+    used: Counter[int] = Counter()
+    used_here: Counter[tuple[str, int]] = Counter()
     places = []
     for number in range(max(count, len(cases))):
         case = cases[number % len(cases)]
-        turn = number // len(cases)
-        classes = index.present(case)
         rng = stream(seed, fold, "validation", number)
-        if classes:
-            places.append(Place(case, index.draw_of(case, classes[turn % len(classes)], rng)))
-        else:
+        ranked = [(used[value], used_here[case, value], having[value], value) for value in index.present(case)]
+        if not ranked:
             z, y, x = (size // 2 for size in index.shapes[case])
             places.append(Place(case, index.draw_labelled(case, rng) or (z, y, x)))
+            continue
+        value = min(ranked)[-1]
+        used[value] += 1
+        used_here[case, value] += 1
+        places.append(Place(case, index.draw_of(case, value, rng)))
     return places
+
+
+def class_weights(
+    setting: str | Mapping[str, float], labels: Sequence[str], counts: Mapping[int, int]
+) -> dict[int, float] | None:
+    """Return how often each class is a centre, by class number, relative to each other; None means equally often.
+
+    `setting` is uniform, inverse_frequency (of `counts`, the training voxels of each class) or weights by label; a
+    label not named has the weight 1. `labels` are the names by class number, background first. Raises UsageError for
+    a label that there is not, and for weights that are negative or all 0.
+    """
+    if setting == "uniform":
+        return None
+    if isinstance(setting, str):
+        total = sum(counts.values())
+        return {value: total / count for value, count in counts.items() if count > 0}
+    unknown = [name for name in setting if name not in labels[1:]]
+    if unknown:
+        found = ", ".join(map(str, unknown))
+        raise UsageError("class_sampling names no label", found=found, expected=", ".join(labels[1:]))
+    weights = {value: float(setting.get(name, 1.0)) for value, name in enumerate(labels) if value > 0}
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise UsageError("class_sampling needs weights of 0 or more, not all 0", found=dict(setting))
+    return weights
 
 
 def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: float, clamp: bool) -> NDArray[Any]:
