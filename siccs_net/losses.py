@@ -9,10 +9,10 @@ None of them uses an operation without a deterministic CUDA kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from siccs_net.errors import DataError, UsageError
@@ -94,7 +94,10 @@ class FocalDiceLoss(SummedLoss):
             if self.variant == "paper"
             else self._sigmoid_focal(logits, truth)
         )
-        return {"focal": _mean(focal, known), "dice": self._dice(log_probability.exp(), truth, known)}
+        return {
+            "focal": _mean(focal, known, together=self.training),
+            "dice": self._dice(log_probability.exp(), truth, known),
+        }
 
     def _softmax_focal(self, log_probability: Tensor, truth: Tensor) -> Tensor:
         """[b, *spatial]: the true class's term, which is the sum over classes."""
@@ -113,11 +116,14 @@ class FocalDiceLoss(SummedLoss):
 
 
 class DiceCrossEntropyLoss(SummedLoss):
-    """nnU-Net's loss: cross-entropy plus the negative soft Dice of all classes but the background.
+    """nnU-Net's loss: cross-entropy plus the negative soft Dice of all classes but the background, or one of them.
 
     Soft Dice is (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) with softmax probabilities p, summed over space
     (`batch_dice`: over the batch too), mean over classes and samples. An absent class counts: its Dice is near 1
     where nothing is predicted. Ignored voxels count in neither part; without any labelled voxel cross-entropy is 0.
+    `label_smoothing` moves that share of the true class's weight evenly to all classes. With `hardest_percent` the
+    cross-entropy is the mean of that share of all voxels, those with the largest. Parts of weight 0 are left out.
+    While training on several devices (`over_devices`) the batch is that of all of them.
     With `regions`: binary cross-entropy, mean over voxels and regions, and the Dice of all regions with sigmoid
     probabilities. (With an ignore label nnU-Net sums it over the regions; here it is the mean with and without one.)
     Source: Isensee et al., Nature Methods 18 (2021) 203-211.
@@ -129,12 +135,19 @@ class DiceCrossEntropyLoss(SummedLoss):
         batch_dice: bool = False,
         smooth: float = 1e-5,
         ignore_label: int | None = None,
+        cross_entropy_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        hardest_percent: float | None = None,
         regions: Sequence[Sequence[int]] = (),
     ) -> None:
-        super().__init__({"cross_entropy": 1.0, "dice": 1.0})
+        weights = {"cross_entropy": cross_entropy_weight, "dice": dice_weight}
+        super().__init__({name: weight for name, weight in weights.items() if weight > 0})
         self.batch_dice = batch_dice
         self.smooth = smooth
         self.ignore_label = ignore_label
+        self.label_smoothing = label_smoothing
+        self.hardest_percent = hardest_percent
         self.regions = tuple(map(tuple, regions))
 
     def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -142,19 +155,42 @@ class DiceCrossEntropyLoss(SummedLoss):
         logits = _full_precision(logits)
         truth = _truth(logits, target, self.ignore_label, self.regions)
         known = _known(target, self.ignore_label)
+        log_probability = functional.logsigmoid(logits) if self.regions else functional.log_softmax(logits, 1)
+        made = {
+            "cross_entropy": lambda: self._cross_entropy(logits, log_probability, truth, known),
+            "dice": lambda: -self._dice(log_probability.exp(), truth, known),
+        }
+        return {name: made[name]() for name in self.weights}
+
+    def _cross_entropy(self, logits: Tensor, log_probability: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
+        voxels = self._of_voxels(logits, log_probability, truth)
+        if self.hardest_percent is None:
+            return _mean(voxels, known, together=self.training)
+        voxels = (voxels if known is None else torch.where(known, voxels, 0)).flatten()
+        return voxels.topk(max(1, int(len(voxels) * self.hardest_percent / 100)), sorted=False).values.mean()
+
+    def _of_voxels(self, logits: Tensor, log_probability: Tensor, truth: Tensor) -> Tensor:
+        """Cross-entropy of each voxel [b, *spatial]; with regions the mean of theirs. Smoothing is towards a half."""
         if self.regions:
-            cross_entropy = _mean(-_of_true_side(logits, truth).mean(1), known)
-            return {"cross_entropy": cross_entropy, "dice": -self._dice(logits.sigmoid(), truth, known)}
-        log_probability = functional.log_softmax(logits, 1)
-        cross_entropy = _mean(-_of_true_class(log_probability, truth), known)
-        foreground = log_probability.exp()[:, 1:]
-        return {"cross_entropy": cross_entropy, "dice": -self._dice(foreground, truth[:, 1:], known)}
+            voxels = -_of_true_side(logits, truth)
+            if self.label_smoothing > 0:
+                share = self.label_smoothing / 2
+                voxels = (1 - share) * voxels - share * _of_true_side(logits, ~truth)
+            return voxels.mean(1)
+        voxels = -_of_true_class(log_probability, truth)
+        if self.label_smoothing > 0:
+            voxels = (1 - self.label_smoothing) * voxels - self.label_smoothing * log_probability.mean(1)
+        return voxels
 
     def _dice(self, probability: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
-        foreground = _only_known(probability, known)
-        both, reference = _overlap(foreground, truth)
+        """Soft Dice of all regions, or of all classes but the background."""
+        first = 0 if self.regions else 1
+        foreground = _only_known(probability[:, first:], known)
+        both, reference = _overlap(foreground, truth[:, first:])
         sums = torch.stack([both, reference, _over_space(foreground)])
-        both, reference, predicted = sums.sum(1) if self.batch_dice else sums
+        if self.batch_dice:
+            sums = over_devices(sums.sum(1)) if self.training else sums.sum(1)
+        both, reference, predicted = sums
         below = (reference + predicted + self.smooth).clamp_min(SMALLEST_DENOMINATOR)
         soft_dice: Tensor = (2 * both + self.smooth) / below
         return soft_dice.mean()
@@ -285,9 +321,48 @@ def _only_known(values: Tensor, known: Tensor | None) -> Tensor:
     return values if known is None else torch.where(known.unsqueeze(1), values, 0)
 
 
-def _mean(values: Tensor, known: Tensor | None) -> Tensor:
-    """Mean over the labelled voxels of [b, *spatial]; 0 without any."""
-    return values.mean() if known is None else torch.where(known, values, 0).sum() / known.sum().clamp_min(1)
+def over_devices(sums: Tensor) -> Tensor:
+    """Return sums added over the processes of a training on several devices; gradients reach all of them.
+
+    Each process then has the same loss, and the mean of their gradients is the gradient of the loss of the whole
+    batch. Without such processes the sums are returned as they are.
+    """
+    if not _several_devices():
+        return sums
+    return _SumOverDevices.apply(sums)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _SumOverDevices(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, sums: Tensor) -> Tensor:
+        total = sums.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _mean(values: Tensor, known: Tensor | None, *, together: bool = False) -> Tensor:
+    """Mean over the labelled voxels of [b, *spatial]; 0 without any.
+
+    `together` divides by the mean number of labelled voxels of all devices, so that the mean of their gradients is
+    the whole batch's.
+    """
+    if known is None:
+        return values.mean()
+    total, count = torch.where(known, values, 0).sum(), known.sum()
+    if together and _several_devices():
+        devices = distributed.get_world_size()
+        return total / (over_devices(count.float()) / devices).clamp_min(1 / devices)
+    return total / count.clamp_min(1)
+
+
+def _several_devices() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def _of_true_class(values: Tensor, truth: Tensor) -> Tensor:

@@ -166,6 +166,10 @@ class RunFolder:
     def stop(self) -> Path:
         return self.root / "STOP"
 
+    @property
+    def pretrained(self) -> Path:
+        return self.root / "pretrained.json"
+
     def state(self, number: int) -> Path:
         return self.root / f"state-{number:09d}.safetensors"
 

@@ -78,29 +78,30 @@ class GaussianSmoothing(DrawnTransform):
         return np.stack([gaussian_filter(channel, sigmas, truncate=4.0) for channel in image])
 
 
-class IntensityScale(DrawnTransform):
-    """Multiply by a factor uniform in `factor`."""
+class FactorTransform(DrawnTransform):
+    """A transform with one factor: uniform in `factor`, or `two_sided`: below and above 1 equally often."""
 
-    def __init__(self, probability: float, factor: Range) -> None:
+    def __init__(self, probability: float, factor: Range, *, two_sided: bool = False) -> None:
         super().__init__(probability)
         self.factor = factor
+        self.two_sided = two_sided
 
     def draw(self, rng: np.random.Generator) -> float:
-        return float(rng.uniform(*self.factor))
+        lowest, highest = self.factor
+        if self.two_sided:
+            lowest, highest = (lowest, 1.0) if lowest < 1 and rng.random() < 0.5 else (max(lowest, 1.0), highest)
+        return float(rng.uniform(lowest, highest))
+
+
+class IntensityScale(FactorTransform):
+    """Multiply by a factor."""
 
     def apply(self, image: Sample, parameters: float) -> Sample:
         return image * np.float32(parameters)
 
 
-class Contrast(DrawnTransform):
-    """Scale about the mean by a factor uniform in `factor`, within the original range."""
-
-    def __init__(self, probability: float, factor: Range) -> None:
-        super().__init__(probability)
-        self.factor = factor
-
-    def draw(self, rng: np.random.Generator) -> float:
-        return float(rng.uniform(*self.factor))
+class Contrast(FactorTransform):
+    """Scale about the mean by a factor, within the original range."""
 
     def apply(self, image: Sample, parameters: float) -> Sample:
         axes = tuple(range(1, image.ndim))
@@ -110,22 +111,99 @@ class Contrast(DrawnTransform):
         return stretched
 
 
-class Gamma(DrawnTransform):
-    """Raise the image, scaled to [0, 1] by its own range, to a power uniform in `gamma`, and scale it back."""
+class Gamma(FactorTransform):
+    """Raise the image, scaled to [0, 1] by its own range, to a power, and scale it back.
 
-    def __init__(self, probability: float, gamma: Range) -> None:
-        super().__init__(probability)
-        self.gamma = gamma
+    `inverted` does it to the negative image; `keep_statistics` restores each channel's mean and standard deviation.
+    """
 
-    def draw(self, rng: np.random.Generator) -> float:
-        return float(rng.uniform(*self.gamma))
+    def __init__(
+        self,
+        probability: float,
+        gamma: Range,
+        *,
+        two_sided: bool = False,
+        inverted: bool = False,
+        keep_statistics: bool = False,
+    ) -> None:
+        super().__init__(probability, gamma, two_sided=two_sided)
+        self.inverted = inverted
+        self.keep_statistics = keep_statistics
 
     def apply(self, image: Sample, parameters: float) -> Sample:
+        sign = np.float32(-1 if self.inverted else 1)
+        curved = self._curve(image * sign, parameters)
+        if self.keep_statistics:
+            axes = tuple(range(1, image.ndim))
+            deviation = np.maximum(curved.std(axes, keepdims=True), np.float32(1e-7))
+            mean, wanted = (image * sign).mean(axes, keepdims=True), image.std(axes, keepdims=True)
+            curved = (curved - curved.mean(axes, keepdims=True)) * (wanted / deviation) + mean
+        result: Sample = curved * sign
+        return result
+
+    def _curve(self, image: Sample, parameters: float) -> Sample:
         axes = tuple(range(1, image.ndim))
         lowest = image.min(axes, keepdims=True)
         extent = np.maximum(image.max(axes, keepdims=True) - lowest, np.float32(1e-7))
         curved: Sample = ((image - lowest) / extent) ** np.float32(parameters) * extent + lowest
         return curved
+
+
+class LowResolution(DrawnTransform):
+    """Simulate a coarser scan: nearest voxels of a grid `scale` times as fine, interpolated linearly back.
+
+    The grids share their borders, so a voxel's centre is at (i + 0.5) / n of the axis. `kept` axes stay as they are.
+    """
+
+    def __init__(self, probability: float, scale: Range, kept: Sequence[int] = ()) -> None:
+        super().__init__(probability)
+        self.scale = scale
+        self.kept = tuple(kept)
+
+    def draw(self, rng: np.random.Generator) -> float:
+        return float(rng.uniform(*self.scale))
+
+    def apply(self, image: Sample, parameters: float) -> Sample:
+        result = image
+        for axis, size in enumerate(image.shape[1:]):
+            coarse = size if axis in self.kept else max(1, round(size * parameters))
+            if coarse != size:
+                result = _coarsened(result, axis + 1, coarse)
+        return result
+
+
+def _coarsened(image: Sample, axis: int, coarse: int) -> Sample:
+    """Take `coarse` voxels along an axis, each the nearest to its centre, and interpolate linearly back."""
+    size = image.shape[axis]
+    picked = image.take(np.minimum(((np.arange(coarse) + 0.5) * size / coarse).astype(int), size - 1), axis)
+    place = np.clip((np.arange(size) + 0.5) * coarse / size - 0.5, 0, coarse - 1)
+    lower = np.minimum(place.astype(int), max(coarse - 2, 0))
+    upper = np.minimum(lower + 1, coarse - 1)
+    weight = (place - lower).astype(np.float32).reshape([-1 if number == axis else 1 for number in range(image.ndim)])
+    result: Sample = picked.take(lower, axis) * (1 - weight) + picked.take(upper, axis) * weight
+    return result
+
+
+class PerChannel(DrawnTransform):
+    """Another transform, drawn anew for each channel, of which each is changed with `channel_probability`."""
+
+    def __init__(self, transform: DrawnTransform, channel_probability: float = 1.0) -> None:
+        super().__init__(transform.probability)
+        self.transform = transform
+        self.channel_probability = channel_probability
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(2**63))
+
+    def apply(self, image: Sample, parameters: int) -> Sample:
+        rng = np.random.Generator(np.random.SFC64(parameters))
+        channels = []
+        for number in range(len(image)):
+            channel = image[number : number + 1]
+            if rng.random() < self.channel_probability:
+                channel = self.transform.apply(channel, self.transform.draw(rng))
+            channels.append(channel)
+        return np.concatenate(channels)
 
 
 class Foreign:
@@ -153,14 +231,32 @@ class Foreign:
 
 def intensity_transforms(settings: AugmentationSettings) -> list[DrawnTransform]:
     """Return the transforms that have a probability above 0, in the order in which they are applied."""
-    wanted: list[DrawnTransform] = [
-        IntensityScale(settings.intensity_probability, settings.intensity_factor),
-        GaussianNoise(settings.noise_probability, settings.noise_std),
-        Gamma(settings.gamma_probability, settings.gamma),
-        Contrast(settings.contrast_probability, settings.contrast_factor),
-        GaussianSmoothing(settings.smoothing_probability, settings.smoothing_sigma),
+    two_sided, keep = settings.factor_draw == "two_sided", settings.gamma_keeps_statistics
+    gammas = [
+        Gamma(probability, settings.gamma, two_sided=two_sided, inverted=inverted, keep_statistics=keep)
+        for probability, inverted in (
+            (settings.gamma_probability, False),
+            (settings.inverted_gamma_probability, True),
+        )
     ]
+    kept = (0,) if settings.in_plane == "always" else ()
+    there: dict[str, DrawnTransform] = {
+        "intensity": IntensityScale(settings.intensity_probability, settings.intensity_factor, two_sided=two_sided),
+        "noise": GaussianNoise(settings.noise_probability, settings.noise_std),
+        "gamma": gammas[0],
+        "contrast": Contrast(settings.contrast_probability, settings.contrast_factor, two_sided=two_sided),
+        "smoothing": GaussianSmoothing(settings.smoothing_probability, settings.smoothing_sigma),
+        "low_resolution": LowResolution(settings.low_resolution_probability, settings.low_resolution_scale, kept),
+        "inverted_gamma": gammas[1],
+    }
+    wanted = [_by_channel(name, there[name], settings) for name in settings.order]
     return [transform for transform in wanted if transform.probability > 0]
+
+
+def _by_channel(name: str, transform: DrawnTransform, settings: AugmentationSettings) -> DrawnTransform:
+    if name in ("smoothing", "low_resolution") and (settings.channelwise or settings.channel_probability < 1):
+        return PerChannel(transform, settings.channel_probability)
+    return PerChannel(transform) if settings.channelwise and name != "noise" else transform
 
 
 def apply_transforms(

@@ -43,6 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folds", type=int, metavar="K", help="number of folds (default: 8, or the dataset's own file)"
     )
+    parser.add_argument(
+        "--splits",
+        choices=("grouped", "nnunet"),
+        help="draw the folds anew: by patient and lesion volume, or exactly as nnU-Net draws them (5 unless --folds)",
+    )
     add_set(
         parser, "override a part of the plan, such as batch_size=4, spacing_mm=[2,1,1], network.widths=[16,32,64,128]"
     )
@@ -97,7 +102,7 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     settings = parse_set(flat_settings(args))
     if args.plan_name is not None:
         check_plan_name(args.plan_name)
-    _check_training_settings(settings, args.preset)
+    _check_training_settings(settings, args.preset or args.planner)
     made = plan(
         dataset,
         planner=args.planner,
@@ -105,6 +110,7 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         configurations=args.configuration,
         settings=settings,
         folds=args.folds,
+        split=args.splits,
         name=args.plan_name,
         workspace=workspace,
         workers=args.workers,
@@ -142,7 +148,7 @@ def _measured(run: Run, dataset: Dataset, plan: Plan, place: DatasetFolder | Non
     return measured
 
 
-def _check_training_settings(settings: Mapping[str, Any], preset: str | None) -> None:
+def _check_training_settings(settings: Mapping[str, Any], planner: str) -> None:
     """Let the trainer check its settings before any scan is read. Loads torch, but only when there are some.
 
     Raises UsageError for an unknown trainer, an unknown training setting or a value that does not fit.
@@ -155,7 +161,7 @@ def _check_training_settings(settings: Mapping[str, Any], preset: str | None) ->
     from siccs_net.trainers.base import find_trainer
     from siccs_net.trainers.config import resolve_config
 
-    trainer = str(settings.get("trainer", TRAINER_OF.get(preset or "", DEFAULT_TRAINER)))
+    trainer = str(settings.get("trainer", TRAINER_OF.get(planner, DEFAULT_TRAINER)))
     kind = find_trainer(trainer)
     plan = Plan(name="plan", dataset_name="", planner="", trainer=trainer, folds=1, training=given, configurations={})
     resolve_config(kind.config_class, kind.defaults, plan, {})

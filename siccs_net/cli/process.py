@@ -18,12 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from siccs_net.cli.several import is_first
 from siccs_net.errors import SiccsError
 
 if TYPE_CHECKING:
     from siccs_net.io.dataset import Case
 
 logger = logging.getLogger("siccs_net")
+_FIRST_PROCESS_SPEAKS_S = 3.0
 _NO_MEMORY = "out of memory. Use fewer workers (-np), a smaller patch, or a machine with more memory"
 _NO_DEVICE_MEMORY = (
     "the device is out of memory. Use a smaller batch (--set batch_size=1) or patch, end other programs on the device, "
@@ -40,6 +42,7 @@ class Run:
 
     verb: str
     args: argparse.Namespace
+    arguments: Sequence[str] = ()
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -73,14 +76,31 @@ def run_command(verb: str, arguments: list[str]) -> int:
     """Parse, run and report one command; return its exit code. Errors are one line; --verbose shows the traceback."""
     module = importlib.import_module(f"siccs_net.cli.{verb}")
     args = module.make_parser().parse_args(arguments)
-    run = Run(verb, args)
+    run = Run(verb, args, tuple(arguments))
     _set_up(args)
     started = time.monotonic()
     code, message = _guarded(module, run)
+    if not is_first():
+        return _end_of_helper(code, message)
     if message:
         print(f"siccs_{verb}: {message}", file=sys.stderr, flush=True)
     if run.reported:
         return _report(run, code, message, time.monotonic() - started)
+    return code
+
+
+def _end_of_helper(code: int, message: str | None) -> int:
+    """End a further process of a training on several devices. It speaks only of an error that is its alone.
+
+    What the first process fails with too ends this one while it waits.
+    """
+    if code in (0, 130, 143):
+        return code
+    try:
+        time.sleep(_FIRST_PROCESS_SPEAKS_S)
+    except (KeyboardInterrupt, _Terminated):
+        return code
+    print(message, file=sys.stderr, flush=True)
     return code
 
 
@@ -143,7 +163,7 @@ def _trace(run: Run) -> None:
 
 
 def _set_up(args: argparse.Namespace) -> None:
-    level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
+    level = logging.WARNING if args.quiet or not is_first() else logging.DEBUG if args.verbose else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(level)
     signal.signal(signal.SIGTERM, _terminate)

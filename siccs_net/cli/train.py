@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from siccs_net.cli.options import add_device, add_set, flat_settings, new_parser
-from siccs_net.cli.process import Run
+from siccs_net.cli.process import Run, run_command
+from siccs_net.cli.several import is_first, is_one_of_several, run_processes
 
 if TYPE_CHECKING:
     from siccs_net.io.dataset import Dataset
+    from siccs_net.pipeline.train import FoldResult
     from siccs_net.records.plan import Plan
     from siccs_net.workspace import Workspace
 
@@ -39,6 +42,27 @@ def make_parser() -> argparse.ArgumentParser:
         "--deterministic", action="store_true", help="float32 and deterministic kernels: equal runs, equal bits"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of every random number (default: 0)")
+    parser.add_argument(
+        "--pretrained",
+        "-pretrained_weights",
+        metavar="MODEL",
+        type=Path,
+        help="start new folds from a model folder, a fold_K folder or final.safetensors; prints what was loaded",
+    )
+    parser.add_argument("-f", "--pretrained-fold", metavar="K", help="the fold of --pretrained, where it has several")
+    parser.add_argument(
+        "--num-gpus",
+        "-num_gpus",
+        metavar="N",
+        type=int,
+        default=1,
+        help="train each fold on N devices, a process each (with --device cpu: N processes on this machine)",
+    )
+    parser.add_argument("--compile", choices=("auto", "on", "off"), help="torch.compile (default: auto, on for CUDA)")
+    parser.add_argument(
+        "--val-only", "--val", action="store_true", help="train nothing; validate trained folds on whole scans again"
+    )
+    parser.add_argument("--no-val", action="store_true", help="do not validate on whole scans after training")
     parser.add_argument("--list-trainers", action="store_true", help="list the registered trainers and exit")
     add_device(parser)
     return parser
@@ -59,36 +83,65 @@ def run(run: Run) -> int:
         raise UsageError("a dataset and a configuration are needed", hint="Such as: siccs_train 501 3d_fullres all")
     if args.resume and args.overwrite:
         raise UsageError("--resume and --overwrite contradict each other")
+    _check_combination(args)
+    if args.num_gpus > 1 and not is_one_of_several():
+        return run_processes("siccs_net.cli.train", run.arguments, args.num_gpus)
     workspace = Workspace.resolve(args.workspace)
     logger.info("%s", workspace.describe())
     return _train(run, workspace)
+
+
+def _check_combination(args: argparse.Namespace) -> None:
+    from siccs_net.errors import UsageError
+
+    if args.num_gpus < 1:
+        raise UsageError("--num-gpus must be 1 or more", found=args.num_gpus)
+    training = [name for name in ("resume", "overwrite", "no_val", "pretrained", "settings") if getattr(args, name)]
+    if args.val_only and (training or args.num_gpus > 1):
+        wrong = ", ".join(f"--{name.replace('_', '-')}" for name in training) or "--num-gpus"
+        raise UsageError("--val-only trains nothing", found=wrong.replace("--settings", "--set"))
+    if args.pretrained_fold is not None and args.pretrained is None:
+        raise UsageError("-f is the fold of --pretrained", hint="The fold to train is the third argument")
+
+
+def _settings(args: argparse.Namespace) -> list[str]:
+    settings = [*flat_settings(args), *(["deterministic=true"] if args.deterministic else [])]
+    settings += [f"seed={args.seed}"] if args.seed is not None else []
+    return settings + ([f"compile={args.compile}"] if args.compile is not None else [])
+
+
+def _results(args: argparse.Namespace, dataset: Dataset, plan: Plan, place: dict[str, Any]) -> list[FoldResult]:
+    from siccs_net.pipeline.train import revalidate, train
+
+    asked = (dataset, plan, args.configuration, args.fold)
+    if args.val_only:
+        return revalidate(*asked, trainer=args.trainer, **place)
+    return train(
+        *asked,
+        trainer=args.trainer,
+        settings=_settings(args),
+        resume=args.resume,
+        overwrite=args.overwrite,
+        pretrained=args.pretrained,
+        pretrained_fold=args.pretrained_fold,
+        validate=not args.no_val,
+        **place,
+    )
 
 
 def _train(run: Run, workspace: Workspace) -> int:
     from siccs_net.evaluation.summary import summary_table
     from siccs_net.io import files
     from siccs_net.io.dataset import open_dataset
-    from siccs_net.pipeline.train import train
     from siccs_net.records.metrics import Summary
 
     args = run.args
     dataset = open_dataset(workspace.find_dataset(args.dataset))
     plan = find_plan(workspace, dataset.name, args.plan)
-    settings = [*flat_settings(args), *(["deterministic=true"] if args.deterministic else [])]
-    settings += [f"seed={args.seed}"] if args.seed is not None else []
-    results = train(
-        dataset,
-        plan,
-        args.configuration,
-        args.fold,
-        trainer=args.trainer,
-        settings=settings,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        device=args.device,
-        workspace=workspace,
-        show_progress=run.show_progress,
-    )
+    place = {"device": args.device, "workspace": workspace, "show_progress": run.show_progress}
+    results = _results(args, dataset, plan, place)
+    if not is_first():
+        return 0
     folder = workspace.model_folder(dataset.name, results[0].record.trainer, plan.name, args.configuration)
     for result in results:
         weights = folder.fold(result.fold).weights
@@ -130,3 +183,7 @@ def find_plan(workspace: Workspace, dataset: str, name: str | None) -> Plan:
         problem = f"no plan {name!r}" if name else "there is more than one plan"
         raise UsageError(problem, path=place.plans, found=", ".join(names), hint="Name one with -p")
     return files.read_record(Path(place.plan(chosen)), Plan)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("train", sys.argv[1:]))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from siccs_net.augment.intensity import apply_transforms
 from siccs_net.augment.settings import AugmentationSettings
 from siccs_net.augment.spatial import draw_spatial
-from siccs_net.data.sampling import PatchSampler, Place, read_box
+from siccs_net.data.sampling import PatchSampler, Place, held_centre, read_box
 from siccs_net.data.streams import stream
 from siccs_net.errors import SiccsError, TrainingError
 from siccs_net.io.store import PreparedStore
@@ -47,11 +47,17 @@ class PatchReader:
     _by_image: dict[str, Normalisation] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, place: Place, size: Sequence[int], *, clamp: bool) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return image [c, *size] normalised and label [*size]; outside the case both are 0."""
-        box = (1,) * (3 - len(size)) + tuple(size)
+        """Return image [c, *size] normalised and label [*size] about a place; outside the case both are 0.
+
+        With `clamp` the place is moved first so that a patch about it lies inside the case; `size` is what is read,
+        a patch's footprint, and only the part of it that is inside.
+        """
         whole = self.store.image(place.case)
-        inside = read_box(_Normalised(whole, self._normalisation(place.case)), place.centre, box, fill=0.0, clamp=clamp)
-        label = read_box(self.store.label(place.case), place.centre, box, fill=0, clamp=clamp)
+        centre = held_centre(place.centre, _in_space(self.patch_size), whole.shape[1:]) if clamp else place.centre
+        box = _in_space(size)
+        normalised = _Normalised(whole, self._normalisation(place.case))
+        inside = read_box(normalised, centre, box, fill=0.0, clamp=False)
+        label = read_box(self.store.label(place.case), centre, box, fill=0, clamp=False)
         if len(size) == 2:
             return inside[:, 0], label[0]
         return inside, label
@@ -62,6 +68,11 @@ class PatchReader:
             statistics = self.store.read_record(case).statistics_all
             self._by_image[case] = image_normalisation(self.normalisation, statistics)
         return self._by_image[case]
+
+
+def _in_space(size: Sequence[int]) -> tuple[int, ...]:
+    """Return a size with three axes: a 2-D patch is one slice."""
+    return (1,) * (3 - len(size)) + tuple(size)
 
 
 class _Normalised:
@@ -78,6 +89,7 @@ class _Normalised:
 class TrainingBatches(Dataset[Batch | SiccsError]):
     """The batches of a training, by (epoch, iteration).
 
+    `samples` are the numbers of the batch's samples to make, where a process makes a part of it (default: all).
     An error is returned, not raised: out of a worker process torch would raise it wrapped in pages of text.
     """
 
@@ -89,6 +101,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
     spacing_mm: tuple[float, ...]
     batch_size: int
     iterations: int
+    samples: range | None = None
 
     def __getitem__(self, step: Step) -> Batch | SiccsError:
         try:
@@ -102,7 +115,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
             return problem
 
     def _batch(self, step: Step) -> Batch:
-        samples = [self._sample(*step, sample) for sample in range(self.batch_size)]
+        samples = [self._sample(*step, sample) for sample in self.samples or range(self.batch_size)]
         shapes = {(image.shape, label.shape) for image, label, _ in samples}
         if len(shapes) > 1:
             cases = ", ".join(case for _, _, case in samples)
@@ -113,7 +126,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
 
     def cases(self, step: Step) -> list[str]:
         """Return the cases that a batch reads, without reading them."""
-        return [self._place(*step, sample).case for sample in range(self.batch_size)]
+        return [self._place(*step, sample).case for sample in self.samples or range(self.batch_size)]
 
     def _place(self, epoch: int, iteration: int, sample: int) -> Place:
         return self.sampler.place(epoch, iteration, sample, iterations=self.iterations, batch_size=self.batch_size)
@@ -124,7 +137,7 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
         try:
             spatial = draw_spatial(self.settings, self.mirror_axes, self.spacing_mm, rng)
             size = spatial.footprint(self.reader.patch_size)
-            image, label = self.reader.read(place, size, clamp=spatial.matrix is None)
+            image, label = self.reader.read(place, size, clamp=True)
             image, label = spatial.apply(image, label, self.reader.patch_size)
             image, label = apply_transforms(self.transforms, image, label, rng)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siccs_net.data.foreground import ForegroundIndex, Location
 from siccs_net.data.streams import stream
-from siccs_net.errors import DatasetError
-from siccs_net.io.store import PreparedStore, label_locations, labelled_locations, region_locations
-
-Location = tuple[int, int, int]
+from siccs_net.errors import DatasetError, UsageError
 
 
 @dataclass(frozen=True)
@@ -24,70 +23,14 @@ class Place:
     centre: Location
 
 
-class ForegroundIndex:
-    """Voxels of each label of each case, read once from the prepared label maps: centres of foreground patches.
-
-    With `regions` (sets of classes) it holds those of each region, counted from 1, in place of labels. Where a value
-    means `ignored` it also holds voxels that are labelled, background included: centres of the other patches.
-    """
-
-    def __init__(
-        self,
-        store: PreparedStore,
-        cases: Sequence[str],
-        classes: int,
-        *,
-        seed: int,
-        regions: Sequence[Sequence[int]] = (),
-        ignored: int | None = None,
-    ) -> None:
-        self.shapes: dict[str, Location] = {}
-        self.locations: dict[str, dict[int, NDArray[np.int64]]] = {}
-        self.labelled: dict[str, NDArray[np.int64]] = {}
-        for number, case in enumerate(cases):
-            label = np.asarray(store.label(case)[:])
-            self.shapes[case] = (label.shape[0], label.shape[1], label.shape[2])
-            rng = stream(seed, case, "locations", number)
-            self.locations[case] = (
-                region_locations(label, regions, rng) if regions else label_locations(label, range(1, classes), rng)
-            )
-            if ignored is not None:
-                self.labelled[case] = labelled_locations(label, ignored, rng)
-
-    def present(self, case: str) -> list[int]:
-        """Foreground classes, or regions, that the case has."""
-        return list(self.locations[case])
-
-    def draw(self, case: str, rng: np.random.Generator, weights: Mapping[int, float] | None = None) -> Location | None:
-        """Draw a voxel of a class of the case (classes equally often unless weighted); None without foreground."""
-        classes = self.present(case)
-        if not classes:
-            return None
-        chance = np.array([1.0 if weights is None else weights.get(value, 1.0) for value in classes])
-        chosen = classes[int(rng.choice(len(classes), p=chance / chance.sum()))]
-        return self._voxel(case, self.locations[case][chosen], rng)
-
-    def draw_labelled(self, case: str, rng: np.random.Generator) -> Location | None:
-        """Draw a labelled voxel of a case that is labelled in part; None when it is whole, or has no label at all."""
-        places = self.labelled.get(case)
-        return None if places is None or not len(places) else self._voxel(case, places, rng)
-
-    def draw_of(self, case: str, value: int, rng: np.random.Generator) -> Location:
-        """Draw a voxel of a class that the case has."""
-        return self._voxel(case, self.locations[case][value], rng)
-
-    def _voxel(self, case: str, places: NDArray[np.int64], rng: np.random.Generator) -> Location:
-        z, y, x = (int(number) for number in np.unravel_index(int(rng.choice(places)), self.shapes[case]))
-        return z, y, x
-
-
 @dataclass(frozen=True)
 class PatchSampler:
     """Draws the place of any sample of a training as a pure function of its counters.
 
     Cases come in shuffled passes, so that each is seen equally often. `foreground_fraction` of the samples are
-    centred on a voxel of a foreground class, classes equally often; the others lie anywhere in the case, or where it
-    is labelled in part show a labelled voxel, in their centre if the case goes on around it.
+    centred on a voxel of a foreground class, classes equally often unless weighted; the others lie anywhere in the
+    case, or where it is labelled in part show a labelled voxel, in their centre if the case goes on around it. With
+    `end_of_batch` the share is exact: the last samples of each batch, as nnU-Net has it.
     """
 
     index: ForegroundIndex
@@ -97,13 +40,17 @@ class PatchSampler:
     seed: int
     fold: str
     class_weights: Mapping[int, float] | None = None
+    end_of_batch: bool = False
 
     def place(self, epoch: int, iteration: int, sample: int, *, iterations: int, batch_size: int) -> Place:
         """Return the place of one sample of one iteration."""
         number = (epoch * iterations + iteration) * batch_size + sample
         case = self._case(number)
         rng = stream(self.seed, self.fold, "place", epoch, iteration, sample)
-        if rng.random() < self.foreground_fraction and (centre := self.index.draw(case, rng, self.class_weights)):
+        chosen = rng.random() < self.foreground_fraction
+        if self.end_of_batch:
+            chosen = sample >= round(batch_size * (1 - self.foreground_fraction))
+        if chosen and (centre := self.index.draw(case, rng, self.class_weights)):
             return Place(case, centre)
         return Place(case, self._anywhere(case, rng))
 
@@ -127,25 +74,56 @@ class PatchSampler:
 
 
 def fixed_places(index: ForegroundIndex, cases: Sequence[str], *, count: int, seed: int, fold: str) -> list[Place]:
-    """Return the validation places: the same in every epoch, cases in turn, each centred on a class in turn.
+    """Return the validation places: the same in every epoch, cases in turn, balanced over the classes.
 
-    Every case is used before any is used twice; a case without foreground is represented by a labelled voxel where
-    it is labelled in part, else by its middle. Raises DatasetError without a case.
+    Every case is used before any is used twice. Each place is centred on the class of its case that is a centre least
+    often so far; the first of equals is the one least used in this case, then the one that fewest cases have. A case
+    without foreground is represented by a labelled voxel where it is labelled in part, else by its middle. Raises
+    DatasetError without a case.
     """
     if not cases:
         raise DatasetError(f"fold {fold} has no validation case")
+    having = Counter(value for case in cases for value in index.present(case))
+    used: Counter[int] = Counter()
+    used_here: Counter[tuple[str, int]] = Counter()
     places = []
     for number in range(max(count, len(cases))):
         case = cases[number % len(cases)]
-        turn = number // len(cases)
-        classes = index.present(case)
         rng = stream(seed, fold, "validation", number)
-        if classes:
-            places.append(Place(case, index.draw_of(case, classes[turn % len(classes)], rng)))
-        else:
+        ranked = [(used[value], used_here[case, value], having[value], value) for value in index.present(case)]
+        if not ranked:
             z, y, x = (size // 2 for size in index.shapes[case])
             places.append(Place(case, index.draw_labelled(case, rng) or (z, y, x)))
+            continue
+        value = min(ranked)[-1]
+        used[value] += 1
+        used_here[case, value] += 1
+        places.append(Place(case, index.draw_of(case, value, rng)))
     return places
+
+
+def class_weights(
+    setting: str | Mapping[str, float], labels: Sequence[str], counts: Mapping[int, int]
+) -> dict[int, float] | None:
+    """Return how often each class is a centre, by class number, relative to each other; None means equally often.
+
+    `setting` is uniform, inverse_frequency (of `counts`, the training voxels of each class) or weights by label; a
+    label not named has the weight 1. `labels` are the names by class number, background first. Raises UsageError for
+    a label that there is not, and for weights that are negative or all 0.
+    """
+    if setting == "uniform":
+        return None
+    if isinstance(setting, str):
+        total = sum(counts.values())
+        return {value: total / count for value, count in counts.items() if count > 0}
+    unknown = [name for name in setting if name not in labels[1:]]
+    if unknown:
+        found = ", ".join(map(str, unknown))
+        raise UsageError("class_sampling names no label", found=found, expected=", ".join(labels[1:]))
+    weights = {value: float(setting.get(name, 1.0)) for value, name in enumerate(labels) if value > 0}
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise UsageError("class_sampling needs weights of 0 or more, not all 0", found=dict(setting))
+    return weights
 
 
 def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: float, clamp: bool) -> NDArray[Any]:
@@ -166,6 +144,12 @@ def read_box(array: Any, centre: Sequence[int], size: Sequence[int], *, fill: fl
         return part
     widths = [(0, 0)] * len(leading) + list(zip(before, after, strict=True))
     return np.pad(part, widths, constant_values=fill)
+
+
+def held_centre(centre: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the centre moved so that a box of `size` about it lies inside an array, or evenly about a smaller one."""
+    places = zip(centre, size, shape, strict=True)
+    return tuple(_start(at, edge, extent, clamp=True) + edge // 2 for at, edge, extent in places)
 
 
 def _start(centre: int, size: int, extent: int, *, clamp: bool) -> int:

@@ -66,7 +66,9 @@ def tile_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
     if size <= patch:
         return (-((patch - size) // 2),)
     steps = math.ceil((size - patch) / (patch * (1 - overlap)))
-    return tuple(round(number * (size - patch) / steps) for number in range(steps + 1))
+    # Divided first, as nnU-Net does: the other way round, a start half-way between voxels may round elsewhere.
+    step = (size - patch) / steps
+    return tuple(round(step * number) for number in range(steps + 1))
 
 
 def gaussian_weights(patch: int, sigma_fraction: float) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
-"""Prepared cases on disk: CASE.b2nd, CASE_seg.b2nd and CASE.json, hashed; patches are read without the whole."""
+"""Prepared cases on disk: CASE.b2nd, CASE_seg.b2nd and CASE.json, hashed; patches are read without the whole.
+
+CASE_seg.voxels says where the classes lie; it can be made again from CASE_seg.b2nd at any time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import MissingPathError, StoreError
-from siccs_net.io import files
+from siccs_net.io import files, locations
+from siccs_net.io.locations import LabelLocations
 from siccs_net.records.case import PreparedRecord
 
 _BLOCK_EDGE = {2: (1, 128, 128), 3: (32, 32, 32)}
 _CHUNK_FACTOR = 2
-MAX_LOCATIONS = 4096
-"""Voxels kept per label and case as centres of foreground patches; a draw, not all of them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class PreparedStore:
     def _label_path(self, case: str) -> Path:
         return self.folder / f"{case}_seg.b2nd"
 
+    def _locations_path(self, case: str) -> Path:
+        return self.folder / f"{case}_seg.voxels"
+
     def save(self, prepared: PreparedCase) -> PreparedRecord:
         """Write a case: arrays first, the sidecar with their hashes last, so that a sidecar means a whole case."""
         case = prepared.record.case
@@ -54,6 +58,7 @@ class PreparedStore:
         label_hash = None
         if prepared.label is not None:
             label_hash = files.write_bytes(self._label_path(case), self._pack(prepared.label), verify=False)
+            locations.write_locations(self._locations_path(case), prepared.label, label_hash)
         record = prepared.record.model_copy(update={"image_sha256": image_hash, "label_sha256": label_hash})
         files.write_record(self.record_path(case), record)
         return record
@@ -106,7 +111,29 @@ class PreparedStore:
                     path=path,
                     hint="Run siccs_plan_and_preprocess again; only this case will be made anew",
                 )
+        if record.label_sha256 is not None and not locations.are_whole(self._locations_path(case)):
+            self._write_locations(case, record.label_sha256)
         return record
+
+    def locations(self, case: str) -> LabelLocations:
+        """Open where the classes of a case lie; made first where the file is missing or of another label map.
+
+        Raises StoreError when the case was never prepared, or without a label.
+        """
+        digest = self.read_record(case).label_sha256
+        if digest is None:
+            raise StoreError(f"case {case!r} was prepared without a label", path=self.folder)
+        path = self._locations_path(case)
+        found = locations.read_locations(path, digest)
+        if found is None:
+            self._write_locations(case, digest)
+            found = locations.read_locations(path, digest)
+        if found is None:
+            raise StoreError("changed while it was read", path=path, hint="Is another process preparing this case?")
+        return found
+
+    def _write_locations(self, case: str, label_sha256: str) -> None:
+        locations.write_locations(self._locations_path(case), np.asarray(self.label(case)[:]), label_sha256)
 
     def image(self, case: str) -> Any:
         """Open the image [c, *plan axes] for reading parts of it by slicing."""
@@ -121,33 +148,3 @@ class PreparedStore:
             return blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
         except (OSError, RuntimeError, ValueError) as error:
             raise StoreError("the prepared array cannot be opened", path=path, found=str(error)) from error
-
-
-def label_locations(
-    label: NDArray[Any], values: Sequence[int], rng: np.random.Generator
-) -> dict[int, NDArray[np.int64]]:
-    """Return, for each label value that is present, up to MAX_LOCATIONS of its flat voxel indices, sorted."""
-    flat = np.ascontiguousarray(label).ravel()
-    return _present({value: _some_of(flat == value, rng) for value in values})
-
-
-def region_locations(
-    label: NDArray[Any], regions: Sequence[Sequence[int]], rng: np.random.Generator
-) -> dict[int, NDArray[np.int64]]:
-    """Return the same for each region that is present, a region being a set of label values; they count from 1."""
-    flat = np.ascontiguousarray(label).ravel()
-    return _present({number: _some_of(np.isin(flat, values), rng) for number, values in enumerate(regions, start=1)})
-
-
-def labelled_locations(label: NDArray[Any], ignored: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return up to MAX_LOCATIONS flat indices, sorted, of voxels that somebody labelled, background included."""
-    return _some_of(np.ascontiguousarray(label).ravel() != ignored, rng)
-
-
-def _some_of(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    places = np.flatnonzero(mask)
-    return np.sort(rng.choice(places, MAX_LOCATIONS, replace=False)) if len(places) > MAX_LOCATIONS else places
-
-
-def _present(found: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-    return {value: places for value, places in found.items() if len(places)}

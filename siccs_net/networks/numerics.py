@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 
 import torch
@@ -38,8 +40,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
-def choose_numerics(device: torch.device, precision: str, *, deterministic: bool) -> Numerics:
-    """Return the numerics of a run: `auto` precision is bfloat16 where it pays, else float16 on GPUs, else float32."""
+def choose_numerics(device: torch.device, precision: str, *, deterministic: bool, compiling: str = "off") -> Numerics:
+    """Return the numerics of a run: `auto` precision is bfloat16 where it pays, else float16 on GPUs, else float32.
+
+    `compiling` is off, on or auto (`choose_compiled`).
+    """
     if deterministic:
         chosen = "float32"
     elif precision != "auto":
@@ -49,8 +54,53 @@ def choose_numerics(device: torch.device, precision: str, *, deterministic: bool
     else:
         chosen = "float16" if device.type == "cuda" else "float32"
     return Numerics.model_validate(
-        {"device": device.type, "precision": chosen, "threads": available_cpus(), "deterministic": deterministic}
+        {
+            "device": device.type,
+            "precision": chosen,
+            "threads": available_cpus(),
+            "deterministic": deterministic,
+            "compiled": choose_compiled(device, compiling, deterministic=deterministic),
+        }
     )
+
+
+def choose_compiled(device: torch.device, wanted: str, *, deterministic: bool) -> bool:
+    """Say whether to use torch.compile: `on`, `off`, or `auto`: on CUDA where a compiler exists, unless deterministic.
+
+    Raises EnvironmentProblem when it is `on` without the compiler that it needs.
+    """
+    missing = missing_compiler(device)
+    if wanted == "on" and missing:
+        raise EnvironmentProblem("torch.compile cannot work here", found=f"no {missing}", hint="Use --compile off")
+    return wanted == "on" or (wanted == "auto" and device.type == "cuda" and not missing and not deterministic)
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """Return what torch.compile needs for a device and is not there: a C++ compiler, and Triton for CUDA."""
+    if device.type == "mps":
+        return "backend of torch.compile for mps"
+    named = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"])):
+        return f"C++ compiler {named or 'g++'}"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton"
+    return None
+
+
+@contextlib.contextmanager
+def compile_problems(numerics: Numerics) -> Iterator[None]:
+    """Turn a failure of torch.compile inside into an EnvironmentProblem that says how to go without."""
+    try:
+        yield
+    except RuntimeError as error:
+        # By name of the module: importing torch's compiler takes seconds that a run without it can save.
+        ours = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        if not (numerics.compiled and ours):
+            raise
+        detail = str(error).strip().splitlines()
+        raise EnvironmentProblem(
+            "torch.compile failed", found=detail[0] if detail else type(error).__name__, hint="Use --compile off"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from siccs_net.data.splits import make_splits
+from siccs_net.data.splits import check_splits, make_nnunet_splits, make_splits
 from siccs_net.errors import DatasetError, RecordError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
@@ -18,8 +18,9 @@ from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import Plan
 from siccs_net.workspace import DatasetFolder, Workspace
 
-DEFAULT_FOLDS = 8
+DEFAULT_FOLDS = {"grouped": 8, "nnunet": 5}
 SPLIT_SEED = 12345
+SplitKind = Literal["grouped", "nnunet"]
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +32,7 @@ def plan(
     configurations: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     folds: int | None = None,
+    split: SplitKind | None = None,
     name: str | None = None,
     workspace: Workspace | None = None,
     workers: int | None = None,
@@ -40,13 +42,14 @@ def plan(
     """Take a dataset's fingerprint, plan it and draw its folds.
 
     `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
+    `split` "nnunet" draws nnU-Net's own folds, "grouped" ours; None keeps those drawn before, else draws ours.
     With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
     """
     place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
     fingerprint = take_fingerprint(dataset, place, workers=workers, save=save, show_progress=show_progress)
     if folds is not None and folds < 2:
         raise UsageError("cross-validation needs two folds at least", found=folds)
-    splits = choose_splits(dataset, fingerprint, place, folds)
+    splits = choose_splits(dataset, fingerprint, place, folds, split)
     request = PlanRequest(planner, preset, tuple(configurations or ()), dict(settings or {}), len(splits.folds), name)
     made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
     if save:
@@ -115,33 +118,65 @@ def _source(plan: Plan) -> tuple[object, ...]:
     return plan.planner, plan.preset, plan.trainer, plan.folds, plan.training, plan.dataset_name
 
 
-def choose_splits(dataset: Dataset, fingerprint: Fingerprint, place: DatasetFolder, folds: int | None) -> Splits:
+def choose_splits(
+    dataset: Dataset, fingerprint: Fingerprint, place: DatasetFolder, folds: int | None, split: SplitKind | None = None
+) -> Splits:
     """Return the folds: the dataset's own file, else those drawn before if they fit and are as many, else new ones.
 
-    New folds are grouped by patient and stratified by lesion volume (the group EF+GGO, else all foreground). Raises
-    UsageError for a number of folds that is not the one of the dataset's own file.
+    New folds are "grouped" by patient and stratified by lesion volume (the group EF+GGO, else all foreground), or
+    those of "nnunet"; a `split` that is asked for is always drawn. Raises UsageError for a number or kind of folds
+    that is not the one of the dataset's own file, DatasetError where nnU-Net's folds would part a patient's scans.
     """
     if dataset.splits is not None:
-        count = len(dataset.splits.folds)
-        if folds not in (None, count):
-            raise UsageError(f"the dataset's splits_final.json has {count} folds, not {folds}", path=dataset.folder)
-        logger.info("folds: %d, from the dataset's splits_final.json", count)
-        return dataset.splits
+        return _own_splits(dataset, dataset.splits, folds, split)
+    drawn = _drawn_before(dataset, place)
     patients = len(set((dataset.patients or {name: name for name in dataset.cases}).values()))
-    if place.splits.is_file():
-        drawn = read_splits(place.splits)
-        fits = not split_problems(dataset, drawn) and _covers(drawn, dataset)
-        if fits and (folds is None or len(drawn.folds) == min(folds, patients)):
-            logger.info("folds: %d, drawn before", len(drawn.folds))
-            return drawn
-    wanted = DEFAULT_FOLDS if folds is None else folds
-    made = make_splits(
-        list(dataset.cases),
-        folds=wanted,
-        patients=dataset.patients,
-        strata=lesion_volumes(dataset, fingerprint),
-        seed=SPLIT_SEED,
-    )
+    if split is None and drawn is not None and (folds is None or len(drawn.folds) == min(folds, patients)):
+        logger.info("folds: %d, drawn before", len(drawn.folds))
+        return drawn
+    made = _draw_splits(dataset, fingerprint, folds, split or "grouped")
+    if drawn not in (None, made):
+        logger.warning("folds: %d, in place of other ones drawn before; they cannot be compared", len(made.folds))
+    return made
+
+
+def _own_splits(dataset: Dataset, own: Splits, folds: int | None, split: SplitKind | None) -> Splits:
+    count = len(own.folds)
+    if folds not in (None, count):
+        raise UsageError(f"the dataset's splits_final.json has {count} folds, not {folds}", path=dataset.folder)
+    if split is not None:
+        raise UsageError(
+            f"the dataset has folds of its own, so none are drawn by the rule {split!r}",
+            path=dataset.folder / "splits_final.json",
+            hint="Leave --splits out, or take the file away",
+        )
+    logger.info("folds: %d, from the dataset's splits_final.json", count)
+    return own
+
+
+def _drawn_before(dataset: Dataset, place: DatasetFolder) -> Splits | None:
+    """Return the folds that lie in the dataset's folder, if they are folds of its cases as they are now."""
+    if not place.splits.is_file():
+        return None
+    drawn = read_splits(place.splits)
+    return drawn if not split_problems(dataset, drawn) and _covers(drawn, dataset) else None
+
+
+def _draw_splits(dataset: Dataset, fingerprint: Fingerprint, folds: int | None, split: SplitKind) -> Splits:
+    wanted = DEFAULT_FOLDS[split] if folds is None else folds
+    cases = list(dataset.cases)
+    if split == "nnunet":
+        made = make_nnunet_splits(cases, folds=wanted, seed=SPLIT_SEED)
+        if problems := check_splits(made, cases, dataset.patients):
+            raise DatasetError(
+                "nnU-Net's folds know no patients, and part the scans of some",
+                path=dataset.folder,
+                found="; ".join(problems[:3]),
+                hint="Use --splits grouped",
+            )
+    else:
+        volumes = lesion_volumes(dataset, fingerprint)
+        made = make_splits(cases, folds=wanted, patients=dataset.patients, strata=volumes, seed=SPLIT_SEED)
     if len(made) < wanted:
         logger.warning("folds: %d instead of %d, as there are only that many patients", len(made), wanted)
     return Splits(folds=tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in made))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from siccs_net.errors import DatasetError, ModelError, UsageError
@@ -25,6 +27,8 @@ from siccs_net.records.plan import Configuration, Plan
 from siccs_net.records.statistics import ChannelScaling, Normalisation
 from siccs_net.trainers.base import Trainer, find_trainer
 from siccs_net.trainers.config import TrainerConfig, resolve_config
+from siccs_net.trainers.devices import joined, this_process
+from siccs_net.trainers.pretrained import find_weights
 from siccs_net.trainers.state import check_may_start
 from siccs_net.trainers.task import TrainTask
 from siccs_net.workspace import DatasetFolder, ModelFolder, RunFolder, Workspace
@@ -47,6 +51,8 @@ class Training:
     model: ModelFolder
     device: str
     show_progress: bool
+    pretrained: Path | None = None
+    validated: bool = True
 
     @property
     def configuration(self) -> Configuration:
@@ -76,14 +82,21 @@ def train(
     device: str = "auto",
     workspace: Workspace | None = None,
     show_progress: bool = False,
+    pretrained: Path | str | None = None,
+    pretrained_fold: str | None = None,
+    validate: bool = True,
 ) -> list[FoldResult]:
     """Train one fold (a number, or `full` for one model on every case), or `all` folds one after another.
 
-    With `resume` finished folds are skipped and an unfinished one goes on where it stood. Raises UsageError for an
-    unknown fold, trainer or setting, StoreError for prepared data that is missing, damaged or of another plan.
+    With `resume` finished folds are skipped and an unfinished one goes on where it stood. `pretrained` is a model
+    folder (with `pretrained_fold` where it has several), a fold's folder or a file of weights that new runs start
+    from. Without `validate` no whole scan is predicted. In a process started by torchrun it takes its part in a
+    training on several devices. Raises UsageError for an unknown fold, trainer or setting, StoreError for prepared
+    data that is missing, damaged or of another plan.
     """
     if resume and overwrite:
         raise UsageError("resume and overwrite contradict each other")
+    start = find_weights(Path(pretrained), pretrained_fold) if pretrained is not None else None
     training = prepare_training(
         dataset,
         plan,
@@ -97,9 +110,61 @@ def train(
     chosen = choose_folds(training.splits, fold)
     for name in chosen:
         check_may_start(training.model.fold(name), resume=resume or overwrite)
+    with joined(device) as own_device:
+        training = replace(training, device=own_device, pretrained=start, validated=validate)
+        first = this_process().leads
+        if first:
+            verify_store(training)
+            write_model_files(training)
+        # Nobody may begin before all have seen that the folds may start.
+        this_process().wait()
+        results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
+        if first:
+            cross_validation_summary(training.model)
+    return results
+
+
+def revalidate(
+    dataset: Dataset,
+    plan: Plan,
+    configuration: str,
+    fold: int | str = "all",
+    *,
+    trainer: str | type[Trainer] | None = None,
+    device: str = "auto",
+    workspace: Workspace | None = None,
+    show_progress: bool = False,
+) -> list[FoldResult]:
+    """Validate trained folds on whole scans again and merge their summaries; nothing is trained.
+
+    `all` means the folds that are trained. Raises UsageError when there is none, or the named one is not.
+    """
+    training = prepare_training(
+        dataset,
+        plan,
+        configuration,
+        trainer=trainer,
+        settings=(),
+        device=device,
+        workspace=workspace,
+        show_progress=show_progress,
+    )
+    asked = choose_folds(training.splits, fold)
+    chosen = [name for name in asked if name != FULL and training.model.fold(name).record.is_file()]
+    if not chosen or (fold != "all" and chosen != asked):
+        raise UsageError(
+            "there is no trained fold to validate" if fold == "all" else f"fold {fold} cannot be validated",
+            path=training.model.root,
+            found=", ".join(f"fold {name}" for name in training.model.folds()) or "no trained fold",
+        )
     verify_store(training)
-    write_model_files(training)
-    results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
+    results = []
+    for name in chosen:
+        run = training.model.fold(name)
+        with files.exclusive(run.root, f"validating fold {name}"):
+            record = files.read_record(run.record, FinalRecord)
+            task = replace(make_task(training, name), configuration=record.configuration)
+            results.append(FoldResult(name, record, _validate(training, training.trainer(task), record, again=True)))
     cross_validation_summary(training.model)
     return results
 
@@ -193,29 +258,34 @@ def _differs(trained: Plan, training: Training) -> bool:
 
 def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) -> FoldResult:
     """Fit one fold and validate it."""
-    run = training.model.fold(fold)
-    with files.exclusive(run.root, f"training fold {fold}"):
+    run, first = training.model.fold(fold), this_process().leads
+    with files.exclusive(run.root, f"training fold {fold}") if first else contextlib.nullcontext():
         trainer = training.trainer(make_task(training, fold, resume=resume))
         record = _finished(run, trainer) if resume else None
-        if overwrite:
+        if overwrite and first:
             _clear(run.root)
         if record is None:
             record = trainer.fit()
         validation = None
-        if fold != FULL:
-            # The trainer is at hand here, so a network of its own can be built by it.
-            own = record.network_class is not None
-            network = (lambda spec: trainer.rebuild_network(record.configuration)) if own else None
-            validation = validate_fold(
-                training.model,
-                fold,
-                training.dataset,
-                training.store,
-                device=training.device,
-                network=network,
-                show_progress=training.show_progress,
-            )
+        if first and fold != FULL and training.validated:
+            validation = _validate(training, trainer, record)
+        this_process().wait()
     return FoldResult(fold, record, validation)
+
+
+def _validate(training: Training, trainer: Trainer, record: FinalRecord, *, again: bool = False) -> Summary:
+    """Validate a fold on whole scans. The trainer is at hand, so a network of its own can be built by it."""
+    own = record.network_class is not None
+    return validate_fold(
+        training.model,
+        record.fold,
+        training.dataset,
+        training.store,
+        device=training.device,
+        network=(lambda spec: trainer.rebuild_network(record.configuration)) if own else None,
+        show_progress=training.show_progress,
+        again=again,
+    )
 
 
 def _finished(run: RunFolder, trainer: Trainer) -> FinalRecord | None:
@@ -268,7 +338,8 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
         device=choose_device(training.device),
         run=training.model.fold(fold),
         resume=resume,
-        show_progress=training.show_progress,
+        show_progress=training.show_progress and this_process().leads,
+        pretrained=training.pretrained,
     )
 
 

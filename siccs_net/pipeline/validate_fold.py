@@ -31,14 +31,16 @@ def validate_fold(
     surface: bool = True,
     network: NetworkFactory | None = None,
     show_progress: bool = False,
+    again: bool = False,
 ) -> Summary:
     """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.
 
-    Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is.
+    Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is unless it
+    is to be made `again`.
     """
     run = model.fold(fold)
     record = files.read_record(run.record, FinalRecord)
-    if (done := _finished(run, record)) is not None:
+    if not again and (done := _finished(run, record)) is not None:
         return done
     loaded = load_model(model.root, folds=[fold], device=device, network=network)
     bar = tqdm(

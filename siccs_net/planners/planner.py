@@ -19,7 +19,7 @@ from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraf
 from siccs_net.planners.flops import forward_flops
 from siccs_net.planners.memory import inference_memory, training_memory
 from siccs_net.planners.nnunet_rules import plan_nnunet
-from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS
+from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS, TRAINER_OF
 from siccs_net.records.base import explain
 from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import (
@@ -110,7 +110,7 @@ def _self_configured(dataset: Dataset, fingerprint: Fingerprint, request: PlanRe
         name=request.name or request.planner,
         dataset_name=dataset.name,
         planner=request.planner,
-        trainer=DEFAULT_TRAINER,
+        trainer=TRAINER_OF.get(request.planner, DEFAULT_TRAINER),
         folds=request.folds,
         configurations=configurations,
         provenance=_provenance(request.planner, configurations),

@@ -28,6 +28,11 @@ from siccs_net.records.plan import (
 
 DEFAULT_TRAINER = "SiccsTrainer"
 TRAINER_OF = {
+    "nnunet": "NnUNetTrainer",
+    "nnunet_resenc": "NnUNetResEncTrainer",
+    "nnunet_resenc_m": "NnUNetResEncTrainer",
+    "nnunet_resenc_l": "NnUNetResEncTrainer",
+    "nnunet_resenc_xl": "NnUNetResEncTrainer",
     "vahdani2026": "Vahdani2026Trainer",
     "vahdani2026_patch": "Vahdani2026Trainer",
     "demo": DEFAULT_TRAINER,

@@ -18,6 +18,31 @@ class Numerics(Record):
     precision: Literal["float32", "bfloat16", "float16"]
     threads: int = Field(ge=1)
     deterministic: bool
+    compiled: bool = False
+
+
+class TransferredWeight(Record):
+    """What became of one weight of a network that starts from another's: `why` it was resized or skipped."""
+
+    name: str
+    action: Literal["loaded", "resized", "skipped"]
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...] | None = None
+    why: str = ""
+
+
+class PretrainedRecord(Record):
+    """pretrained.json of a run: the file that its first weights came from, and what became of each weight."""
+
+    SCHEMA: ClassVar[str] = "siccs_net.pretrained"
+
+    source: str
+    sha256: str
+    weights: tuple[TransferredWeight, ...]
+
+    def count(self, action: str) -> int:
+        """Return how many weights were loaded, resized or skipped."""
+        return sum(weight.action == action for weight in self.weights)
 
 
 class StateRecord(Record):
@@ -59,6 +84,7 @@ class FinalRecord(Record):
     network_class: str | None = None
     config: dict[str, Any]
     numerics: Numerics
+    pretrained: PretrainedRecord | None = None
 
 
 class ModelRecord(Record):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from siccs_net.augment.intensity import intensity_transforms
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler
+from siccs_net.data.foreground import ForegroundIndex
+from siccs_net.data.sampling import PatchSampler, class_weights
 from siccs_net.errors import TrainerContractError
 from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, FocalDiceLoss
 from siccs_net.networks.build import build_network
@@ -18,7 +19,7 @@ from siccs_net.preprocessing.preprocess import IGNORED
 from siccs_net.records.checkpoint import Numerics
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers.config import TrainerConfig, inherit_defaults
-from siccs_net.trainers.optimisation import adamw, schedule
+from siccs_net.trainers.optimisation import optimizer, schedule
 from siccs_net.trainers.scoring import confusion_matrix, dice, predicted_classes
 from siccs_net.trainers.task import TrainTask
 
@@ -99,7 +100,16 @@ class TrainerHooks:
                 ignore_label=ignore,
                 regions=regions,
             )
-        return DiceCrossEntropyLoss(batch_dice=self.configuration.batch_dice, ignore_label=ignore, regions=regions)
+        return DiceCrossEntropyLoss(
+            batch_dice=self.configuration.batch_dice,
+            smooth=settings.smooth,
+            ignore_label=ignore,
+            cross_entropy_weight=0.0 if settings.name == "dice" else settings.cross_entropy_weight,
+            dice_weight=settings.dice_weight if "dice" in settings.name else 0.0,
+            label_smoothing=settings.label_smoothing,
+            hardest_percent=settings.hardest_percent if "topk" in settings.name else None,
+            regions=regions,
+        )
 
     def build_augmentation(self) -> Sequence[Any]:
         """Return the intensity transforms: ours, or any of batchgenerators' (they are seeded per sample)."""
@@ -114,11 +124,27 @@ class TrainerHooks:
             self.config.foreground_fraction,
             self.config.seed,
             self.task.fold,
+            self._class_weights(),
+            end_of_batch=self.config.oversampling == "end_of_batch",
         )
+
+    def _class_weights(self) -> dict[int, float] | None:
+        scheme = self.task.labels
+        plain = sorted(scheme.foreground, key=scheme.foreground.__getitem__)
+        labels = ["background", *(scheme.regions or plain)]
+        members = scheme.region_classes or [(number,) for number in range(1, len(labels))]
+        if self.config.class_sampling != "inverse_frequency":
+            return class_weights(self.config.class_sampling, labels, {})
+        records = [self.task.store.read_record(case) for case in self.task.training_cases]
+        counts = {
+            number: sum(record.label_voxels.get(str(value), 0) for record in records for value in of_label)
+            for number, of_label in enumerate(members, start=1)
+        }
+        return class_weights(self.config.class_sampling, labels, counts)
 
     def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of the network's parameters."""
-        return adamw(network, self.config, self.numerics)
+        return optimizer(network, self.config, self.numerics)
 
     def build_scheduler(self) -> Callable[[float], float]:
         """Return the factor on the learning rate as a function of the epoch (a fraction within it)."""

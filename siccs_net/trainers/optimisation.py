@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,26 +13,50 @@ from siccs_net.records.checkpoint import Numerics
 from siccs_net.trainers.config import TrainerConfig
 
 
-def adamw(network: nn.Module, config: TrainerConfig, numerics: Numerics) -> torch.optim.AdamW:
-    """Return AdamW (with AMSGrad by default) whose weight decay spares biases, norms and GRN.
+def optimizer(network: nn.Module, config: TrainerConfig, numerics: Numerics) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings name, over the network's parameters that are trained."""
+    if config.optimizer == "adamw":
+        return adamw(network, config, numerics)
+    groups = decay_groups(network, config)
+    if config.optimizer == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+    return torch.optim.Adam(groups, lr=config.learning_rate, eps=_epsilon(config, numerics), amsgrad=config.amsgrad)
 
-    Those are the parameters with at most one axis longer than 1. Epsilon is 1e-8, 1e-4 under float16 (with 1e-8
-    half-precision gradients gave NaN in MedNeXt).
+
+def adamw(network: nn.Module, config: TrainerConfig, numerics: Numerics) -> torch.optim.AdamW:
+    """Return AdamW, with AMSGrad by default.
+
+    Epsilon is 1e-8, 1e-4 under float16 (with 1e-8 half-precision gradients gave NaN in MedNeXt).
+    """
+    groups = decay_groups(network, config)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=_epsilon(config, numerics), amsgrad=config.amsgrad)
+
+
+def decay_groups(network: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
+    """Return the parameters in two groups, with weight decay and, unless `decay_everything`, without.
+
+    Spared are biases, norms and GRN: the parameters with at most one axis longer than 1.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for parameter in network.parameters():
         if parameter.requires_grad:
-            (decayed if sum(size > 1 for size in parameter.shape) > 1 else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    epsilon = config.adam_epsilon or (1e-4 if numerics.precision == "float16" else 1e-8)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=epsilon, amsgrad=config.amsgrad)
+            matrix = sum(size > 1 for size in parameter.shape) > 1
+            (decayed if matrix or config.decay_everything else spared).append(parameter)
+    groups = [(decayed, config.weight_decay), (spared, 0.0)]
+    return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
+
+
+def _epsilon(config: TrainerConfig, numerics: Numerics) -> float:
+    return config.adam_epsilon or (1e-4 if numerics.precision == "float16" else 1e-8)
 
 
 def schedule(config: TrainerConfig) -> Callable[[float], float]:
-    """Return the factor on the learning rate at an epoch: linear warm-up, then a cosine to 0 (or constant).
+    """Return the factor on the learning rate at an epoch: linear warm-up, then a cosine or a power to 0.
 
-    `cosine_per_epoch` holds the value during an epoch (Vahdani et al. 2026); the other falls every iteration.
+    `cosine_per_epoch` (Vahdani et al. 2026) and `poly` (nnU-Net's, (1 - t)^exponent) hold the value during an epoch;
+    `cosine_per_iteration` falls every iteration.
     """
 
     def factor(epoch: float) -> float:
@@ -39,8 +64,11 @@ def schedule(config: TrainerConfig) -> Callable[[float], float]:
             return (epoch + 1e-2) / (config.warmup_epochs + 1e-2)
         if config.schedule == "constant":
             return 1.0
-        at = math.floor(epoch) if config.schedule == "cosine_per_epoch" else epoch
+        at = epoch if config.schedule == "cosine_per_iteration" else math.floor(epoch)
         length = max(config.epochs - config.warmup_epochs, 1e-9)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, at - config.warmup_epochs) / length)))
+        done = min(1.0, max(0.0, at - config.warmup_epochs) / length)
+        if config.schedule == "poly":
+            return float((1 - done) ** config.poly_exponent)
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     return factor

@@ -24,6 +24,7 @@ from siccs_net.trainers.task import TrainTask
 from siccs_net.workspace import RunFolder
 
 KEPT_STATES = 2
+AVERAGE = "average."
 logger = logging.getLogger(__name__)
 
 
@@ -76,10 +77,12 @@ def save_state(
     config_hash: str,
     *,
     number: int,
+    average: Mapping[str, torch.Tensor],
 ) -> None:
     """Write a state, tensors first and its record last, and remove all but the last two."""
     groups, scalars, tensors = split_optimizer(optimizer)
     tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"{AVERAGE}{name}": value for name, value in average.items()}
     digest = write_tensors(run.state(number), tensors)
     record = StateRecord(
         weights_sha256=digest,
@@ -135,9 +138,8 @@ def restore(
     scaler: torch.amp.GradScaler,
 ) -> Progress:
     """Put a state back into network, optimizer and scaler; return where it stood."""
-    weights = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(with_prefix(tensors, "network."))
         optimizer.load_state_dict(join_optimizer(record, tensors))
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
@@ -148,6 +150,11 @@ def restore(
     if record.scaler:
         scaler.load_state_dict(record.scaler)
     return Progress(record.epoch, record.iteration, dict(record.running), record.log_bytes)
+
+
+def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def split_optimizer(

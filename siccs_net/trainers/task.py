@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,10 @@ from siccs_net.workspace import RunFolder
 
 @dataclass(frozen=True)
 class TrainTask:
-    """One fold of one configuration. `validation_cases` may repeat training cases only for the fold `full`."""
+    """One fold of one configuration. `validation_cases` may repeat training cases only for the fold `full`.
+
+    `pretrained` is the file of weights (safetensors) that a new run starts from.
+    """
 
     plan: Plan
     configuration_name: str
@@ -31,4 +35,5 @@ class TrainTask:
     device: torch.device
     run: RunFolder
     resume: bool = False
+    pretrained: Path | None = None
     show_progress: bool = True

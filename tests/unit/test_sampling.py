@@ -22,30 +22,33 @@ from siccs_net.augment.intensity import (
 )
 from siccs_net.augment.settings import NONE, PAPER, AugmentationSettings
 from siccs_net.augment.spatial import draw_spatial
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler, fixed_places, read_box
+from siccs_net.data.foreground import ForegroundIndex
+from siccs_net.data.sampling import PatchSampler, fixed_places, read_box
 from siccs_net.data.streams import stream
 from siccs_net.errors import DatasetError
+from siccs_net.io.locations import read_locations, write_locations
 
 SHAPE = (10, 30, 40)
 
 
 class _Store:
-    """Labels in memory: case 'empty' has none, the others a voxel of each of some classes."""
+    """Locations of label maps that case 'empty' has none in, the others a voxel of each of some classes."""
 
-    def __init__(self, places):
-        self.places = places
+    def __init__(self, folder, places):
+        self.folder, self.places = folder, places
 
-    def label(self, case):
+    def locations(self, case):
         array = np.zeros(SHAPE, np.uint8)
         for value, place in self.places[case].items():
             array[place] = value
-        return array
+        write_locations(self.folder / case, array, "0" * 64)
+        return read_locations(self.folder / case, "0" * 64)
 
 
 @pytest.fixture
-def index():
+def index(tmp_path):
     places = {"a": {1: (0, 0, 0), 2: (9, 29, 39)}, "b": {2: (5, 10, 20)}, "empty": {}}
-    return ForegroundIndex(_Store(places), ["a", "b", "empty"], 3, seed=0)
+    return ForegroundIndex(_Store(tmp_path, places), ["a", "b", "empty"], 3)
 
 
 def _sampler(index, **changes):
@@ -202,6 +205,9 @@ def test_batchgenerators_own_transforms_run():
 class _Sparse:
     """Case 'sliced' is labelled in slices 2 and 7 (classes 0, 1, 2), 'blank' nowhere, 'bare' with background alone."""
 
+    def __init__(self, folder):
+        self.folder = folder
+
     def label(self, case):
         array = np.full(SHAPE, 255, np.uint8)
         if case == "sliced":
@@ -212,9 +218,13 @@ class _Sparse:
             array[4] = 0
         return array
 
+    def locations(self, case):
+        write_locations(self.folder / case, self.label(case), "0" * 64)
+        return read_locations(self.folder / case, "0" * 64)
 
-def test_patches_show_labelled_voxels_where_a_case_is_labelled_in_part():
-    index = ForegroundIndex(_Sparse(), ["sliced", "blank", "bare"], 3, seed=0, ignored=255)
+
+def test_patches_show_labelled_voxels_where_a_case_is_labelled_in_part(tmp_path):
+    index = ForegroundIndex(_Sparse(tmp_path), ["sliced", "blank", "bare"], 3)
     assert index.present("sliced") == [1, 2]
     assert index.present("bare") == []
     for patch in ((4, 8, 8), (1, 30, 40), (8, 8)):
@@ -222,7 +232,7 @@ def test_patches_show_labelled_voxels_where_a_case_is_labelled_in_part():
         places = [sampler.place(0, number, 0, iterations=300, batch_size=1) for number in range(300)]
         for place in places:
             size = (1,) * (3 - len(patch)) + patch
-            label = read_box(_Sparse().label(place.case), place.centre, size, fill=255, clamp=True)
+            label = read_box(_Sparse(tmp_path).label(place.case), place.centre, size, fill=255, clamp=True)
             assert (label != 255).any()
         assert len({place.centre for place in places}) > (1 if patch == (1, 30, 40) else 100)
     whole = _sampler(index, cases=("sliced",), foreground_fraction=0.0, patch_size=SHAPE)
@@ -231,11 +241,11 @@ def test_patches_show_labelled_voxels_where_a_case_is_labelled_in_part():
     assert {place.centre[0] for place in fixed_places(index, ["bare"], count=5, seed=0, fold="0")} == {4}
 
 
-def test_foreground_is_drawn_region_by_region():
+def test_foreground_is_drawn_region_by_region(tmp_path):
     """Regions 1 (all) and 2 (core): half of the draws are from the core's single voxel, and more of the rest may be."""
-    index = ForegroundIndex(_Sparse(), ["sliced", "bare"], 3, seed=0, regions=((1, 2), (2,), (3,)), ignored=255)
+    index = ForegroundIndex(_Sparse(tmp_path), ["sliced", "bare"], 3, regions=((1, 2), (2,), (3,)))
     assert index.present("sliced") == [1, 2]
-    assert len(index.locations["sliced"][1]) == 17
+    assert index.count("sliced", 1) == 17
     rng = np.random.default_rng(0)
     drawn = Counter(index.draw("sliced", rng)[0] for _ in range(400))
     assert set(drawn) == {2, 7}

@@ -1,0 +1,99 @@
+"""Where the classes of a prepared case lie: a flat file beside it that is mapped into memory, never read as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siccs_net.io import files
+
+_MAGIC = b"SICCSLO1"
+_NOT_ANNOTATED = 255
+_HEADER = np.dtype(
+    [
+        ("magic", "S8"),
+        ("label_sha256", "S64"),
+        ("voxels_sha256", "S64"),
+        ("shape", "<u8", (3,)),
+        ("ignored", "<u8"),
+        ("counts", "<u8", (256,)),
+    ]
+)
+_VOXEL = np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class LabelLocations:
+    """The voxels of each class of one case, whose label map has `shape` (plan axes).
+
+    `counts` has the exact number of voxels of each class that can be looked up: the foreground classes, and the
+    background where the case is annotated in part only (`ignored` voxels are not). The file is mapped anew at each
+    look, so that an object costs nothing to keep, to fork or to send to another process.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    counts: dict[int, int]
+    ignored: int
+
+    def voxel(self, value: int, number: int) -> tuple[int, int, int]:
+        """Return the `number`-th voxel of a class in C order, counted from 0. One page of the file is read."""
+        if not 0 <= number < self.counts.get(value, 0):
+            raise IndexError(f"class {value} has {self.counts.get(value, 0)} voxels, so none of number {number}")
+        before = sum(count for other, count in self.counts.items() if other < value)
+        voxels = np.memmap(self.path, _VOXEL, mode="r", offset=_HEADER.itemsize)
+        z, y, x = (int(place) for place in np.unravel_index(int(voxels[before + number]), self.shape))
+        return z, y, x
+
+
+def write_locations(path: Path, label: NDArray[np.uint8], label_sha256: str) -> None:
+    """Write where the classes of a label map [*plan axes] lie; `label_sha256` is the hash of its own file.
+
+    After a header come the flat indices of the voxels as uint32, by class and within it in C order. Background is
+    left out, unless voxels of 255 (not annotated) make it worth finding; those are always left out.
+    """
+    flat = np.ascontiguousarray(label).ravel()
+    counts = np.bincount(flat, minlength=256)
+    header = np.zeros((), _HEADER)
+    header["ignored"], counts[_NOT_ANNOTATED] = counts[_NOT_ANNOTATED], 0
+    if not header["ignored"]:
+        counts[0] = 0
+    voxels = np.empty(counts.sum(), _VOXEL)
+    ends = np.cumsum(counts)
+    for value in np.flatnonzero(counts):
+        voxels[ends[value] - counts[value] : ends[value]] = np.flatnonzero(flat == value)
+    header["magic"], header["shape"], header["counts"] = _MAGIC, label.shape, counts
+    header["label_sha256"], header["voxels_sha256"] = label_sha256.encode(), files.sha256(voxels.tobytes()).encode()
+    files.write_bytes(path, header.tobytes() + voxels.tobytes(), verify=False)
+
+
+def read_locations(path: Path, label_sha256: str) -> LabelLocations | None:
+    """Return the locations that a file holds; None when it is missing, cut off, or of another label map."""
+    header = _read_header(path)
+    if header is None or header["label_sha256"] != label_sha256.encode():
+        return None
+    counts = {value: int(count) for value, count in enumerate(header["counts"]) if count}
+    if path.stat().st_size != _HEADER.itemsize + sum(counts.values()) * _VOXEL.itemsize:
+        return None
+    z, y, x = (int(size) for size in header["shape"])
+    return LabelLocations(path, (z, y, x), counts, int(header["ignored"]))
+
+
+def are_whole(path: Path) -> bool:
+    """Say whether the voxels in a file have the hash that its header names. Reads the whole file."""
+    header = _read_header(path)
+    if header is None:
+        return False
+    voxels = files.read_bytes(path)[_HEADER.itemsize :]
+    return bool(header["voxels_sha256"] == files.sha256(voxels).encode())
+
+
+def _read_header(path: Path) -> Any:
+    if not path.is_file() or path.stat().st_size < _HEADER.itemsize:
+        return None
+    header = np.fromfile(path, _HEADER, count=1)[0]
+    return header if header["magic"] == _MAGIC else None
