@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
+from siccs_net.augment.interpolation import sample_linear, sample_nearest
 from siccs_net.augment.settings import AugmentationSettings
 
 FLAT_ABOVE = 3.0
@@ -18,7 +18,7 @@ _IN_PLANE_ONLY_ABOVE = 3.0
 """Patches with this ratio of voxel spacings are rotated in-plane only, as thick slices cannot be tilted."""
 
 _ROUNDING = 1e-6
-"""Voxels kept between a source and the box's border, so that rounding takes no source outside."""
+"""Of a voxel: a source this near to the box's border counts as on it, so that rounding reads no further layer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SpatialParameters:
             return tuple(patch_size)
         half = (np.asarray(patch_size) - 1) / 2
         reach = np.abs(self.matrix) @ half
-        grown = np.ceil(reach - half + _ROUNDING).astype(int)
+        grown = np.ceil(reach - half - _ROUNDING).astype(int)
         return tuple(size + 2 * more for size, more in zip(patch_size, grown.tolist(), strict=True))
 
     def apply(
@@ -47,25 +47,12 @@ class SpatialParameters:
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Turn a footprint, image [c, *spatial] and label [*spatial], into the patch. Outside is 0."""
         if self.matrix is not None:
-            image = np.stack([_sample(channel, self.matrix, patch_size, order=1) for channel in image])
-            label = _sample(label, self.matrix, patch_size, order=0)
+            image = np.stack([sample_linear(channel, self.matrix, patch_size) for channel in image])
+            label = sample_nearest(label, self.matrix, patch_size)
         if self.mirror:
             label = np.flip(label, self.mirror)
             image = np.flip(image, tuple(axis + 1 for axis in self.mirror))
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
-
-
-def _sample(
-    array: NDArray[Any], matrix: NDArray[np.float64], patch_size: Sequence[int], *, order: Literal[0, 1]
-) -> NDArray[Any]:
-    """Interpolate an array about its centre at the places that `matrix` takes the patch's voxels to."""
-    centre_out = (np.asarray(patch_size) - 1) / 2
-    centre_in = (np.asarray(array.shape) - 1) / 2
-    offset = centre_in - matrix @ centre_out
-    sampled: NDArray[Any] = affine_transform(
-        array, matrix, offset, tuple(patch_size), order=order, mode="constant", prefilter=False
-    )
-    return sampled
 
 
 def draw_spatial(

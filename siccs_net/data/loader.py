@@ -6,7 +6,7 @@ A batch is a pure function of (epoch, iteration), so the number of workers chang
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,16 @@ def load_batches(
         worker_init_fn=_begin_worker if workers else None,
     )
     iterator = iter(loader)
+    try:
+        yield from _in_order(iterator, batches, steps, workers)
+    finally:
+        if workers:
+            _end_workers(iterator)
+
+
+def _in_order(
+    iterator: Iterator[Any], batches: TrainingBatches, steps: Sequence[Step], workers: int
+) -> Iterator[tuple[Step, Batch]]:
     for number, step in enumerate(steps):
         try:
             batch = next(iterator)
@@ -189,3 +199,12 @@ def load_batches(
         if isinstance(batch, SiccsError):
             raise batch
         yield step, batch
+
+
+def _end_workers(iterator: Any) -> None:
+    """End the worker processes now, not when the iterator is forgotten.
+
+    An error in hand keeps the iterator by its frames. Workers that are still there when this process exits are sent
+    SIGTERM, which they ignore, and waited for without end.
+    """
+    iterator._shutdown_workers()

@@ -91,6 +91,7 @@ def test_an_error_in_a_worker_is_one_line_that_names_the_case(workers):
         list(load_batches(_batches(_Breaks()), STEPS, workers=workers))
     assert time.monotonic() - started < 10
     assert "Traceback" not in str(caught.value)
+    assert multiprocessing.active_children() == []  # though the error at hand keeps the loader's frames
     assert "\n" not in str(caught.value)
 
 
@@ -104,6 +105,14 @@ def test_an_error_outside_a_sample_names_the_batch(workers):
     broken = _BrokenSampler(_Index(), ("one",), PATCH, 0.0, seed=0, fold="0")
     with pytest.raises(TrainingError, match="batch of epoch 0, iteration 0 could not be made: ZeroDivisionError"):
         list(load_batches(_batches(sampler=broken), STEPS, workers=workers))
+
+
+def test_no_worker_outlives_a_training_that_stops_early():
+    stream = load_batches(_batches(), STEPS, workers=2)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert multiprocessing.active_children() == []
 
 
 class _Shrinks(PatchSampler):
