@@ -27,6 +27,9 @@ class _Index:
     def draw(self, case, rng, weights=None):
         return None
 
+    def draw_labelled(self, case, rng):
+        return None
+
 
 class _Store:
     def image(self, case):
