@@ -143,7 +143,7 @@ def _source(dataset: Dataset, request: ReportRequest, place: DatasetFolder, pft:
         other=_complete_summary(against, dataset, partial=request.partial) if against else None,
         methods=methods_paragraphs(methods),
         assumed=assumed_settings(methods),
-        notes=tuple(_notes(cases, dataset)),
+        notes=tuple(_notes(cases, dataset, methods.plan)),
         seed=request.seed,
     )
 
@@ -191,8 +191,15 @@ def _slice_thickness(dataset: Dataset, cases: Sequence[str], fingerprint: Path) 
     return {case: known[case] for case in cases}
 
 
-def _notes(cases: Sequence[str], dataset: Dataset) -> Iterator[str]:
-    """Say what a reader must know of the cases as a whole."""
+def _notes(cases: Sequence[str], dataset: Dataset, plan: Plan) -> Iterator[str]:
+    """Say what a reader must know of the model and of the cases as a whole."""
+    of_user = [path for path, origin in plan.provenance.items() if origin == "user"]
+    if changed := sorted(path for path in of_user if not path.startswith("configurations.")):
+        yield (
+            f"Not as in the preset {plan.preset}, but set by hand: {', '.join(changed)}."
+            if plan.preset
+            else (f"Set by hand when planning: {', '.join(changed)}.")
+        )
     if len(cases) < len(dataset.cases):
         yield f"Partial report: {len(cases)} of {len(dataset.cases)} cases have an out-of-fold prediction so far."
     if unknown := sum(case not in dataset.thickness_mm for case in cases):

@@ -73,6 +73,9 @@ def test_volumes_are_those_of_the_label_files(trained, tmp_path):
     assert not list((tmp_path / "out").glob("figure3*"))
     assert (tmp_path / "out" / "mine.png").exists()
     assert "no patients are named" in made.methods[0]
+    (by_hand,) = [note for note in made.notes if note.startswith("Not as in the preset demo")]
+    assert "patch_size" in by_hand
+    assert "configurations" not in by_hand
     assert any("distance between slices in every case" in note for note in made.notes)
 
 

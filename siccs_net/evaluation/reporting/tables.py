@@ -67,8 +67,9 @@ def _table_1(report: Report) -> Table:
     }
     caption = (
         "Dice over cases, out-of-fold: mean ± standard error [95 % interval]. ρ: Spearman’s, of predicted and "
-        f"reference volume in percent of lung [95 % interval]; normal lung is the rest of EF+GGO, so its ρ tells "
-        f"nothing more. The paper’s p are all <0.001. {text.P_METHODS} Undefined Dice: the class is in neither mask."
+        f"reference volume in percent of lung [95 % interval]; normal lung and EF+GGO make up the lung, "
+        f"so their ρ is the same. The paper’s p are all <0.001. {text.P_METHODS} Undefined Dice: the class is in "
+        "neither mask."
     )
     return _table("table1", "Table 1. Segmentation", caption, columns, report.table1, "No classes.")
 
