@@ -46,7 +46,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser, short: str = "-np") -> None:
     """Add the number of workers."""
     parser.add_argument(
-        short, "--workers", type=_count, metavar="N", help="cases handled at once (default: one a processor core)"
+        short, "--workers", type=count, metavar="N", help="cases handled at once (default: one a processor core)"
     )
 
 
@@ -62,7 +62,8 @@ def flat_settings(args: argparse.Namespace) -> list[str]:
     return [text for group in args.settings for text in group]
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Return a whole number that is 0 or more."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must be 0 or more")

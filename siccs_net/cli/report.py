@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siccs_net.cli.options import new_parser
+from siccs_net.cli.options import count, new_parser
 from siccs_net.cli.process import Run
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--pft", metavar="FILE", type=Path, help="lung function: CSV with case, fev1_fvc, fev1_pp, … (default: pft.csv)"
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, help="folder for the report (default: MODEL/report)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        help="folder for the report; an earlier report there is replaced (default: MODEL/report)",
     )
     parser.add_argument("-m", "--model", metavar="MODEL", type=Path, help="model folder (default: the only one)")
     parser.add_argument("-c", "--configuration", metavar="CONFIG", help="choose the model by its configuration")
@@ -46,13 +51,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thin-below",
         metavar="MM",
-        type=float,
+        type=_millimetres,
         default=1.0,
         help="slices thinner than this are one subgroup (default: 1)",
     )
     parser.add_argument("--partial", action="store_true", help="report on the folds that are finished so far")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and permutations")
+    parser.add_argument("--seed", type=count, default=0, metavar="N", help="seed of bootstrap and permutations")
     return parser
+
+
+def _millimetres(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return number
 
 
 def run(run: Run) -> int:
@@ -72,10 +84,17 @@ def run(run: Run) -> int:
     done = make_report(dataset, request, output, workspace=workspace)
     run.say(report_text(done.report))
     run.say(f"\nreport: {done.files['report.html']} (with report.json, tables as CSV, figures as PNG and SVG)")
-    run.settings = {"model": str(request.model.root), "palette": args.palette, "seed": args.seed}
+    run.settings = {
+        "model": str(request.model.root),
+        "against": None if request.against is None else str(request.against.root),
+        "palette": args.palette,
+        "thin_below_mm": args.thin_below,
+        "partial": args.partial,
+        "seed": args.seed,
+    }
     if run.reported:
         run.outputs |= {str(path): file_sha256(path) for path in done.files.values()}
-        run.inputs |= {str(path): file_sha256(path) for path in (args.pft,) if path}
+        run.inputs |= {} if done.pft is None else {str(done.pft): file_sha256(done.pft)}
     return 0
 
 

@@ -16,7 +16,7 @@ from siccs_net.errors import DataError, MissingPathError, UnavailableError
 from siccs_net.interop.draft import Draft, DraftCase, DraftTable
 from siccs_net.interop.names import Matching, match_tree
 from siccs_net.interop.writer import table_text
-from siccs_net.io.dataset import Problem
+from siccs_net.io.dataset import THICKEST_MM, Problem, parse_thickness
 from siccs_net.io.image import ENDINGS
 from siccs_net.io.pft import PFT_COLUMNS, check_pft, lung_columns
 from siccs_net.io.table import Row, Table, nearest, read_table
@@ -26,7 +26,6 @@ LABELS = {"background": 0, "normal_lung": 1, "EF": 2, "GGO": 3}
 GROUPS = {"lung": [1, 2, 3], "EF": [2], "GGO": [3], "EF+GGO": [2, 3]}
 _REQUIRED = ("case", "image", "label")
 _ABOUT = ("patient", "date", "thickness_mm")
-_THICKEST_MM = 20.0
 _Found = list[Problem]
 
 
@@ -178,20 +177,13 @@ def _wrong_cells(row: Row, patient: str) -> Iterator[str]:
     date, thickness = row.cells.get("date", ""), row.cells.get("thickness_mm", "")
     if date and not _is_date(date):
         yield f"date is not a day such as 2019-03-07: {date!r}"
-    if thickness and not _is_thickness(thickness):
-        yield f"thickness_mm is not a number of millimetres up to {_THICKEST_MM:g}: {thickness!r}"
+    if thickness and parse_thickness(thickness) is None:
+        yield f"thickness_mm is not a number of millimetres up to {THICKEST_MM:g}: {thickness!r}"
 
 
 def _is_date(text: str) -> bool:
     try:
         return datetime.date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
-def _is_thickness(text: str) -> bool:
-    try:
-        return 0 < float(text.replace(",", ".")) <= _THICKEST_MM
     except ValueError:
         return False
 

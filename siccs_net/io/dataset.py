@@ -17,6 +17,7 @@ from siccs_net.io.image import ENDINGS
 from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
 
 MAX_NAME = 200
+THICKEST_MM = 20.0
 _OTHER_ENDINGS = (
     *(*ENDINGS, ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd"),
     *(".mgh", ".mgz", ".dcm", ".dicom", ".ima", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"),
@@ -36,12 +37,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case: one image a channel, and its label map."""
+    """The files of one case: one image a channel, and its label map; what patients.csv says of it."""
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
     patient: str | None = None
+    thickness_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Dataset:
         named = {case.name: case.patient for case in self.cases.values() if case.patient is not None}
         return named or None
 
+    @property
+    def thickness_mm(self) -> dict[str, float]:
+        """Slice thickness of the cases of which patients.csv gives it."""
+        return {case.name: case.thickness_mm for case in self.cases.values() if case.thickness_mm is not None}
+
 
 def open_dataset(folder: Path | str) -> Dataset:
     """Open a dataset folder: read dataset.json, patients.csv and splits_final.json and find every case's files.
@@ -84,8 +91,11 @@ def open_dataset(folder: Path | str) -> Dataset:
         )
     description = read_description(root / "dataset.json")
     cases, problems = _find_cases(root, description)
-    patients, patient_problems = _read_patients(root / "patients.csv", cases)
-    cases = {name: Case(name, case.images, case.label, patients.get(name)) for name, case in sorted(cases.items())}
+    patients, thickness_mm, patient_problems = _read_patients(root / "patients.csv", cases)
+    cases = {
+        name: Case(name, case.images, case.label, patients.get(name), thickness_mm.get(name))
+        for name, case in sorted(cases.items())
+    }
     splits, split_problems = _read_splits_leniently(root / "splits_final.json")
     count = _count_problem(description, len(cases))
     problems += [*_store_problems(cases, root), *patient_problems, *split_problems, *count]
@@ -300,16 +310,17 @@ def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:
     ]
 
 
-def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], list[Problem]]:
+def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], dict[str, float], list[Problem]]:
     if not path.is_file():
-        return {}, []
+        return {}, {}, []
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
         message = f"patients.csv is not a table in UTF-8 ({error}); save it as CSV in UTF-8"
-        return {}, [Problem("patients.csv", message, path=path)]
+        return {}, {}, [Problem("patients.csv", message, path=path)]
     patients: dict[str, str] = {}
+    thickness_mm: dict[str, float] = {}
     problems = []
     for number, row in enumerate(rows, start=2):
         case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
@@ -319,9 +330,24 @@ def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], 
             problems.append(Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path))
         else:
             patients[case] = patient
+            if text := (row.get("thickness_mm") or "").strip():
+                if (thickness := parse_thickness(text)) is not None:
+                    thickness_mm[case] = thickness
+                else:
+                    message = f"patients.csv line {number}: thickness_mm is not a number of millimetres: {text!r}"
+                    problems.append(Problem("patients.csv", message, case, path))
     lost = sorted(set(cases) - set(patients))
     problems += [Problem("patients.csv", f"{case}: not in patients.csv", case, path) for case in lost]
-    return patients, problems
+    return patients, thickness_mm, problems
+
+
+def parse_thickness(text: str) -> float | None:
+    """Return a slice thickness in millimetres, above 0 and up to 20, decimal comma or point; None when it is none."""
+    try:
+        thickness = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return thickness if 0 < thickness <= THICKEST_MM else None
 
 
 def _read_splits_leniently(path: Path) -> tuple[Splits | None, list[Problem]]:

@@ -38,6 +38,7 @@ TRAINER_OF = {
     "demo": DEFAULT_TRAINER,
 }
 PAPER_SHAPE = (40, 320, 320)
+PAPER_FOLDS = 8
 PAPER_BLOCKS = (1, 1, 3, 1)
 PAPER_WIDTHS = (32, 64, 128, 256)
 PAPER_WINDOW_HU = (-1024.0, 600.0)
@@ -112,12 +113,12 @@ _PAPER_TRAINING_PROVENANCE = {
     "training.augmentation": "paper",
     "training.augmentation.probabilities": "library_default",
     "training.augmentation.intensity_factor": "assumed",
-    "folds": "paper",
 }
 
 
 def _paper_plan(dataset: Dataset, configuration: Configuration, *, folds: int, name: str | None, preset: str) -> Plan:
     provenance = {f"configurations.3d_fullres.{key}": value for key, value in _PAPER_PROVENANCE.items()}
+    of_folds = "paper" if folds == PAPER_FOLDS else "user"
     return Plan(
         name=name or preset,
         dataset_name=dataset.name,
@@ -126,7 +127,7 @@ def _paper_plan(dataset: Dataset, configuration: Configuration, *, folds: int, n
         trainer=TRAINER_OF[preset],
         folds=folds,
         configurations={"3d_fullres": configuration},
-        provenance={**provenance, **_PAPER_TRAINING_PROVENANCE},
+        provenance={**provenance, **_PAPER_TRAINING_PROVENANCE, "folds": of_folds},
     )
 
 

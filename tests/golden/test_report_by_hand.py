@@ -77,6 +77,10 @@ def label_maps(voxels: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarr
 
 @pytest.fixture(scope="module")
 def report() -> Report:
+    return report_of(CASES)
+
+
+def report_of(cases: dict[str, list[tuple[int, int, int]]]) -> Report:
     measured = [
         measure_case(
             *label_maps(voxels),
@@ -88,7 +92,7 @@ def report() -> Report:
             reference_file=f"{case}.nii.gz",
             surface=False,
         )
-        for case, voxels in CASES.items()
+        for case, voxels in cases.items()
     ]
     return build_report(
         ReportSource(
@@ -96,8 +100,8 @@ def report() -> Report:
             model="by_hand",
             folds=3,
             labels=LABELS,
-            summary=summarise(measured, FOLDS),
-            slice_thickness_mm=THICKNESS_MM,
+            summary=summarise(measured, {case: FOLDS.get(case, 0) for case in cases}),
+            slice_thickness_mm={case: THICKNESS_MM.get(case, 1.0) for case in cases},
             lung_function=PFT,
         )
     )
@@ -182,3 +186,11 @@ def test_what_was_left_out_is_said(report: Report) -> None:
     said = " ".join(report.notes)
     assert "EF: in neither mask of 1 of 6 cases" in said
     assert "FEV1/FVC (%): not known for 1 of 6 cases" in said
+    assert "predicted in" not in said
+
+
+def test_a_lesion_predicted_where_there_is_none_is_said() -> None:
+    made = report_of({**CASES, "c7": [(1, 1, 5), (1, 2, 1), (3, 1, 1), (0, 0, 13)]})
+    assert "EF: predicted in 1 of 7 cases whose reference has none; their Dice is 0." in made.notes
+    assert made.cases[-1].dice_percent["EF"] == 0
+    assert not [note for note in made.notes if note.startswith("GGO: predicted")]

@@ -94,11 +94,24 @@ def test_explicit_paths_with_environment_variables(tiny, tmp_path, monkeypatch):
     assert list(open_dataset(tiny).cases) == ["one"]
 
 
+def test_slice_thickness_comes_from_patients_csv(tiny):
+    thickness = ["0.7", "1,25", "", "5", "thin", "0", "21", "nan"]
+    rows = [f'tiny_{number:03d},P{number},"{text}"' for number, text in enumerate(thickness)]
+    (tiny / "patients.csv").write_text("\n".join(["case,patient,thickness_mm", *rows]))
+    dataset = open_dataset(tiny)
+    assert dataset.thickness_mm == {"tiny_000": 0.7, "tiny_001": 1.25, "tiny_003": 5.0}
+    wrong = [problem for problem in dataset.problems if "thickness_mm" in problem.message]
+    assert [problem.case for problem in wrong] == ["tiny_004", "tiny_005", "tiny_006", "tiny_007"]
+    assert "line 6" in wrong[0].message
+    assert "'thin'" in wrong[0].message
+
+
 def test_patients_come_from_patients_csv(tiny):
     rows = ["case,patient,date", *(f"tiny_{number:03d},P{number // 2}," for number in range(8))]
     (tiny / "patients.csv").write_text("\n".join(rows))
     assert open_dataset(tiny).patients == {f"tiny_{number:03d}": f"P{number // 2}" for number in range(8)}
     (tiny / "patients.csv").write_text("\n".join(rows[:-1]))
+    assert open_dataset(tiny).thickness_mm == {}
     assert "tiny_007: not in patients.csv" in [problem.message for problem in open_dataset(tiny).problems]
 
 

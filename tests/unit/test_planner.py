@@ -95,7 +95,8 @@ def test_every_setting_of_a_preset_has_a_provenance(preset):
         assert given["configurations.3d_fullres.network.widths"] == "assumed"
         assert given["configurations.3d_fullres.network.blocks_encoder"] == "paper"
         assert given["configurations.3d_fullres.steps.clahe.clip_limit"] == "library_default"
-        assert given["training.epochs"] == "paper"
+        assert given["training.epochs"] == given["folds"] == "paper"
+        assert _plan(preset=preset, folds=5).provenance["folds"] == "user"
 
 
 def test_overrides_reach_every_configuration_and_are_marked():

@@ -376,6 +376,7 @@ def test_figure_2_writes_rho_with_its_interval(report, figures):
     for row, shown in zip(report.table1[1:4], (left, left, right), strict=True):
         found = row.volume
         assert f"{row.name}: ρ {found.rho:.3f} [{found.low:.3f}, {found.high:.3f}], n {found.n}" in shown
+        assert f"paper: ρ {row.paper_rho:.3f}" in shown
 
 
 def test_figure_3_draws_known_pairs_the_fitted_line_and_counts_the_missing(report, figures):

@@ -241,6 +241,7 @@ def _notes(cases: Sequence[ReportCase]) -> tuple[str, ...]:
     """Say what was left out of which figure."""
     total = len(cases)
     absent = {name: _dice(name, cases).count(None) for name in CLASSES}
+    invented = {name: sum(case.reference_ml[name] == 0 < case.predicted_ml[name] for case in cases) for name in CLASSES}
     unknown = {metric: [case.pft[metric] for case in cases].count(None) for metric in cases[0].pft} if cases else {}
     lost = sorted(case.case for case in cases if None in case.predicted_percent.values())
     nowhere = f"No lung was predicted in {', '.join(lost[:10])}: percent of lung is undefined there."
@@ -248,6 +249,11 @@ def _notes(cases: Sequence[ReportCase]) -> tuple[str, ...]:
         *(
             f"{name}: in neither mask of {n} of {total} cases, whose Dice is undefined."
             for name, n in absent.items()
+            if n
+        ),
+        *(
+            f"{name}: predicted in {n} of {total} cases whose reference has none; their Dice is 0."
+            for name, n in invented.items()
             if n
         ),
         *([nowhere] if lost else []),

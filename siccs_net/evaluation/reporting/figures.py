@@ -20,8 +20,10 @@ from siccs_net.records.report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FigureSlices", "draw_figures", "figure_points_csv", "page_pictures", "save_figures"]
+__all__ = ["FIGURES", "FigureSlices", "draw_figures", "figure_points_csv", "page_pictures", "save_figures"]
 
+FIGURES = ("figure1", "figure2", "figure3", "figure3_more", "bland_altman", "dice")
+"""Every figure that a report may have, in their order."""
 DPI = 200
 _PAGE_DPI = 150
 _STYLE = {

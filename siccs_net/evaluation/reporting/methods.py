@@ -26,13 +26,19 @@ _SCHEDULES = {
 
 @dataclass(frozen=True)
 class MethodsSource:
-    """What the sentences are made of: the plan, one fold's record (the folds share it), and counts of the data."""
+    """What the sentences are made of: the plan, one fold's record (the folds share it), and counts of the data.
+
+    `folds` are those of the cases, of as many as the plan has; `own_folds` says that the dataset brought its folds,
+    `patients_known` that it names its patients.
+    """
 
     plan: Plan
     configuration_name: str
     record: FinalRecord
     cases: int
     folds: int
+    own_folds: bool
+    patients_known: bool
     training_cases: tuple[int, int]
     slice_thickness_mm: tuple[float, float]
     version: str
@@ -48,7 +54,7 @@ def assumed_settings(source: MethodsSource) -> dict[str, str]:
     document = {
         "configurations": {source.configuration_name: _readable(source.record.configuration.model_dump(mode="json"))},
         "training": source.record.config,
-        "folds": source.folds,
+        "folds": source.plan.folds,
     }
     paths = [path for path, origin in sorted(source.plan.provenance.items()) if origin == "assumed"]
     return {path: _value_text(document, path) for path in paths if _concerns(path, source.configuration_name)}
@@ -59,10 +65,24 @@ def _data(source: MethodsSource) -> str:
     low, high = source.slice_thickness_mm
     split = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
-        f"{source.cases} scans with a slice spacing of {low:g} to {high:g} mm were segmented by siccs_net "
+        f"{source.cases} scans with slices of {low:g} to {high:g} mm were segmented by siccs_net "
         f"{source.version} (plan {source.plan.name!r}, preset {source.plan.preset or 'none'}). Models were trained and "
-        f"evaluated by {source.folds}-fold cross-validation, each fold on {split} scans, with folds grouped by patient "
-        "and stratified by lesion volume. All figures are of out-of-fold predictions."
+        f"evaluated by {source.plan.folds}-fold cross-validation{_so_far(source)}, each fold trained on {split} scans. "
+        f"{_folds(source)} All figures are of out-of-fold predictions."
+    )
+
+
+def _so_far(source: MethodsSource) -> str:
+    return "" if source.folds == source.plan.folds else f", of which {source.folds} are finished"
+
+
+def _folds(source: MethodsSource) -> str:
+    if source.own_folds:
+        return "The folds are those that came with the dataset (splits_final.json)."
+    if source.patients_known:
+        return "Folds were grouped by patient and stratified by lesion volume."
+    return (
+        "Folds were stratified by lesion volume; no patients are named, so each scan counted as a patient of its own."
     )
 
 

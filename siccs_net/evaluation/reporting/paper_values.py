@@ -1,4 +1,4 @@
-"""What Vahdani et al. 2026 print in their Tables 1 and 2, to be set beside a rerun (DOI 10.7910/DVN/3HNP33)."""
+"""What Vahdani et al. 2026 print in their Tables 1 and 2 of the SICCS dataset (DOI 10.7910/DVN/3HNP33)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,10 @@ def draw_volumes(report: Report, palette: Palette) -> Figure:
 
 
 def _volume_label(name: str, row: SegmentationRow | None) -> str:
-    return name if row is None else f"{name}: ρ {rho_text(row.volume)}, n {_counts(row.volume)}"
+    if row is None:
+        return name
+    paper = "" if row.paper_rho is None else f"; paper: ρ {number(row.paper_rho, 3)}"
+    return f"{name}: ρ {rho_text(row.volume)}, n {_counts(row.volume)}{paper}"
 
 
 def _counts(found: Correlation) -> str:
