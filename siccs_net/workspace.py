@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,14 @@ class Workspace:
         """Return the paths of the models that one trainer makes from one configuration of one plan."""
         return ModelFolder(self.results / dataset_name / f"{trainer}__{plan}__{configuration}")
 
+    def model_folders(self, dataset_name: str) -> list[ModelFolder]:
+        """Return every model folder of a dataset, by name."""
+        return [ModelFolder(path.parent) for path in sorted((self.results / dataset_name).glob("*/model.json"))]
+
+    def comparison(self, dataset_name: str) -> ComparisonFolder:
+        """Return the paths of what a comparison of a dataset's models leaves."""
+        return ComparisonFolder(self.results / dataset_name)
+
 
 @dataclass(frozen=True)
 class DatasetFolder:
@@ -127,6 +136,10 @@ class ModelFolder:
     def summary(self) -> Path:
         return self.root / "crossval_summary.json"
 
+    @property
+    def postprocessing(self) -> Path:
+        return self.root / "postprocessing.json"
+
     def fold(self, fold: int | str) -> RunFolder:
         return RunFolder(self.root / f"fold_{fold}")
 
@@ -134,6 +147,35 @@ class ModelFolder:
         """Return the names of the folds that have final weights, numbers first."""
         names = [path.parent.name.removeprefix("fold_") for path in self.root.glob("fold_*/final.safetensors")]
         return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """results/DatasetX: the instructions, and a folder for every ensemble of models that was tried."""
+
+    root: Path
+
+    @property
+    def instructions(self) -> Path:
+        return self.root / "inference_instructions.json"
+
+    def ensemble(self, models: Sequence[str]) -> EnsembleFolder:
+        return EnsembleFolder(self.root / "ensembles" / "___".join(models))
+
+
+@dataclass(frozen=True)
+class EnsembleFolder:
+    """An ensemble's masks of the out-of-fold cases, their summary and its post-processing."""
+
+    root: Path
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "validation"
+
+    @property
+    def postprocessing(self) -> Path:
+        return self.root / "postprocessing.json"
 
 
 @dataclass(frozen=True)

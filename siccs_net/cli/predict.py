@@ -43,6 +43,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--assume-orientation", metavar="LPS", help="orientation of files that state none, such as LPS or RAS"
     )
+    parser.add_argument(
+        "--save-probabilities",
+        "--save_probabilities",
+        action="store_true",
+        help="keep the class probabilities beside each mask (NAME.probabilities.b2nd), for siccs_ensemble",
+    )
+    parser.add_argument(
+        "--no-postprocessing", action="store_true", help="leave out the steps of the model's postprocessing.json"
+    )
+    parser.add_argument(
+        "--num-parts", "-num_parts", type=int, default=1, metavar="N", help="share the scans among N commands"
+    )
+    parser.add_argument(
+        "--part-id", "-part_id", type=int, default=0, metavar="I", help="which of the N parts this is, from 0"
+    )
     parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
     add_device(parser)
     return parser
@@ -50,8 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
+    from siccs_net.inference.postprocess import describe
     from siccs_net.inference.predictor import load_model
-    from siccs_net.pipeline.predict import find_scans, predict_scans
+    from siccs_net.pipeline.predict import find_scans, part_of, postprocessing_of, predict_scans
 
     args = run.args
     folder = _model_folder(run)
@@ -65,7 +81,11 @@ def run(run: Run) -> int:
         model.device,
         model.numerics.precision,
     )
-    scans = find_scans(args.input, model.configuration.network.in_channels)
+    steps = () if args.no_postprocessing else postprocessing_of(folder)
+    for step in steps:
+        logger.info("post-processing: %s", describe(step))
+    found = find_scans(args.input, model.configuration.network.in_channels)
+    scans = part_of(found, args.num_parts, args.part_id)
     outcomes = predict_scans(
         model,
         scans,
@@ -74,6 +94,8 @@ def run(run: Run) -> int:
         assume_orientation=args.assume_orientation,
         show_progress=run.show_progress,
         on_outcome=lambda outcome: _print_outcome(run, outcome),
+        postprocessing=steps,
+        save_probabilities=args.save_probabilities,
     )
     return _finish(run, model, outcomes)
 

@@ -63,6 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--val-only", "--val", action="store_true", help="train nothing; validate trained folds on whole scans again"
     )
     parser.add_argument("--no-val", action="store_true", help="do not validate on whole scans after training")
+    parser.add_argument(
+        "--save-probabilities",
+        "--npz",
+        action="store_true",
+        help="keep the class probabilities of validation cases, to judge ensembles (siccs_find_best_configuration)",
+    )
     parser.add_argument("--list-trainers", action="store_true", help="list the registered trainers and exit")
     add_device(parser)
     return parser
@@ -100,6 +106,8 @@ def _check_combination(args: argparse.Namespace) -> None:
     if args.val_only and (training or args.num_gpus > 1):
         wrong = ", ".join(f"--{name.replace('_', '-')}" for name in training) or "--num-gpus"
         raise UsageError("--val-only trains nothing", found=wrong.replace("--settings", "--set"))
+    if args.save_probabilities and args.no_val:
+        raise UsageError("--save-probabilities keeps what validation makes, and --no-val makes none")
     if args.pretrained_fold is not None and args.pretrained is None:
         raise UsageError("-f is the fold of --pretrained", hint="The fold to train is the third argument")
 
@@ -139,6 +147,7 @@ def _train(run: Run, workspace: Workspace) -> int:
     dataset = open_dataset(workspace.find_dataset(args.dataset))
     plan = find_plan(workspace, dataset.name, args.plan)
     place = {"device": args.device, "workspace": workspace, "show_progress": run.show_progress}
+    place["save_probabilities"] = args.save_probabilities
     results = _results(args, dataset, plan, place)
     if not is_first():
         return 0

@@ -27,6 +27,7 @@ class Member:
     fold: str
     network: nn.Module
     normalisation: Normalisation
+    weights_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from siccs_net.networks.build import build_network
 from siccs_net.networks.numerics import choose_device, choose_numerics
 from siccs_net.plugins import find_class
 from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_native
+from siccs_net.preprocessing.probabilities import native_levels
 from siccs_net.preprocessing.statistics import image_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
 from siccs_net.records.dataset import LabelScheme
@@ -91,6 +92,22 @@ class Model:
         slabs = self.logits(prepared, show_progress=show_progress)
         labels = restore_to_native(slabs, prepared.record.geometry, self.labels, image.orientation)
         return Segmentation(labels[None], image.orientation, self.labels.reported, image.header)
+
+    def predict_with_probabilities(
+        self, source: Source, *, assume_orientation: str | None = None, show_progress: bool = False
+    ) -> tuple[Segmentation, NDArray[np.uint8]]:
+        """Segment one scan as `predict` does, and return its class probabilities too (`native_levels`).
+
+        The probabilities [class, z, y, x] are on the canonical version of the scan's grid, in 255ths. The logits are
+        held whole, on the network's grid, so that both come from one run.
+        """
+        image = as_image(source, assume_orientation=assume_orientation)
+        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
+        slabs = list(self.logits(prepared, show_progress=show_progress))
+        geometry = prepared.record.geometry
+        labels = restore_to_native(iter(slabs), geometry, self.labels, image.orientation)
+        levels = native_levels(slabs, geometry, self.labels)
+        return Segmentation(labels[None], image.orientation, self.labels.reported, image.header), levels
 
     def logits(self, prepared: PreparedCase, *, show_progress: bool = False) -> Iterator[Slab]:
         """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x])."""
@@ -243,4 +260,4 @@ def _member(
         raise ModelError(
             "the weights do not fit the network", path=run.weights, found=str(error).splitlines()[0]
         ) from error
-    return Member(record.fold, built.to(device).eval(), record.normalisation)
+    return Member(record.fold, built.to(device).eval(), record.normalisation, record.weights_sha256)

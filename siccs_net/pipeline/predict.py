@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,16 +12,24 @@ from siccs_net.errors import (
     DataError,
     EnvironmentProblem,
     MissingPathError,
+    ModelError,
     RecordError,
     SiccsError,
     UnavailableError,
     UsageError,
 )
+from siccs_net.inference.postprocess import postprocess
 from siccs_net.inference.predictor import Model
 from siccs_net.io import files
 from siccs_net.io.dataset import is_other_image, name_problems, printable, split_channel
 from siccs_net.io.image import ENDINGS, Image, read_image
+from siccs_net.io.probabilities import cases_with_probabilities
+from siccs_net.io.probabilities import save_probabilities as save_levels
+from siccs_net.preprocessing.probabilities import LEVELS
+from siccs_net.records.checkpoint import FinalRecord
+from siccs_net.records.postprocessing import PostProcessing, PostStep
 from siccs_net.records.prediction import PredictionRecord
+from siccs_net.workspace import ModelFolder
 
 _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
@@ -132,8 +140,13 @@ def predict_scans(
     assume_orientation: str | None = None,
     show_progress: bool = False,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    postprocessing: Sequence[PostStep] = (),
+    save_probabilities: bool = False,
 ) -> list[Outcome]:
     """Predict scans one after another into `output`/NAME.nii.gz with NAME.json beside each.
+
+    `postprocessing` steps change the masks; with `save_probabilities` the class probabilities, which they do not
+    change, are kept beside each mask.
 
     A scan that cannot be read or predicted, or is too large for the memory, is reported as refused and the next one
     is taken. An existing output is kept when it was made from the same input by the same model, else refused unless
@@ -141,7 +154,9 @@ def predict_scans(
     """
     _check_output(scans, output, ending)
     outcomes = []
-    for outcome in _outcomes(model, scans, output, ending, overwrite, assume_orientation, show_progress):
+    output.mkdir(parents=True, exist_ok=True)
+    maker = _Maker(model, tuple(postprocessing), save_probabilities, assume_orientation, show_progress)
+    for outcome in _outcomes(maker, scans, output, ending, overwrite):
         on_outcome(outcome)
         outcomes.append(outcome)
     return outcomes
@@ -159,26 +174,60 @@ def _check_output(scans: Sequence[Scan], output: Path, ending: str) -> None:
             raise UsageError("the mask would replace an input file", path=target, hint=hint)
 
 
-def _outcomes(
-    model: Model,
-    scans: Sequence[Scan],
-    output: Path,
-    ending: str,
-    overwrite: bool,
-    assume_orientation: str | None,
-    show_progress: bool,
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class _Maker:
+    """What makes every mask of a run."""
+
+    model: Model
+    postprocessing: tuple[PostStep, ...]
+    save_probabilities: bool
+    assume_orientation: str | None
+    show_progress: bool
+
+
+def part_of(scans: Sequence[Scan], parts: int, part: int) -> list[Scan]:
+    """Return the scans of one of so many parts, counted from 0: each scan is in exactly one part.
+
+    Raises UsageError for a part that does not exist.
+    """
+    if parts < 1 or not 0 <= part < parts:
+        raise UsageError(f"there is no part {part} of {parts}", expected=f"0 to {parts - 1}" if parts > 0 else None)
+    return list(scans[part::parts])
+
+
+def postprocessing_of(folder: Path) -> tuple[PostStep, ...]:
+    """Return the steps of a model folder's postprocessing.json; none without that file.
+
+    Raises ModelError when they were decided on masks of other weights than the folder holds now.
+    """
+    paths = ModelFolder(folder)
+    if not paths.postprocessing.is_file():
+        return ()
+    found = files.read_record(paths.postprocessing, PostProcessing)
+    if found.weights_sha256:
+        numbered = [paths.fold(fold) for fold in paths.folds() if fold.isdigit()]
+        there = {files.read_record(run.record, FinalRecord).weights_sha256 for run in numbered}
+        if there - set(found.weights_sha256):
+            raise ModelError(
+                "was decided on masks of other weights than these folds have",
+                path=paths.postprocessing,
+                hint="Run siccs_find_best_configuration again, or predict with --no-postprocessing",
+            )
+    return found.steps
+
+
+def _outcomes(maker: _Maker, scans: Sequence[Scan], output: Path, ending: str, overwrite: bool) -> Iterator[Outcome]:
     for scan in scans:
         target = output / f"{scan.name}{ending}"
         refusal = None
         try:
             if scan.problem is not None:
                 raise scan.problem
-            if (kept := _existing(model, scan, target, overwrite=overwrite)) is not None:
+            if (kept := _existing(maker, scan, target, overwrite=overwrite)) is not None:
                 yield Outcome(scan, "kept", target, record=kept)
                 continue
-            image = read_image(scan.paths, assume_orientation=assume_orientation)
-            record = _predict_one(model, scan, image, target, show_progress=show_progress)
+            image = read_image(scan.paths, assume_orientation=maker.assume_orientation)
+            record = _predict_one(maker, scan, image, target)
         except (DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError) as error:
             refusal = _refusal(scan, error)
             if refusal is None:
@@ -218,7 +267,7 @@ def _record_path(target: Path) -> Path:
     return target.with_name(f"{name}.json")
 
 
-def _existing(model: Model, scan: Scan, target: Path, *, overwrite: bool) -> PredictionRecord | None:
+def _existing(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> PredictionRecord | None:
     """Return the record of an output that need not be made again. Raises DataError for a file that is in the way."""
     beside = _record_path(target)
     if overwrite or not (target.exists() or beside.exists()):
@@ -232,7 +281,7 @@ def _existing(model: Model, scan: Scan, target: Path, *, overwrite: bool) -> Pre
                 hint="--overwrite replaces it, or choose another output folder",
             )
         return None
-    if record is not None and record.model_sha256 == model.sha256:
+    if record is not None and _is_made_so(maker, record, target):
         inputs = tuple(map(files.file_sha256, scan.paths))
         if record.input_sha256 == inputs and record.output_sha256 == files.file_sha256(target):
             return record
@@ -243,6 +292,11 @@ def _existing(model: Model, scan: Scan, target: Path, *, overwrite: bool) -> Pre
     )
 
 
+def _is_made_so(maker: _Maker, record: PredictionRecord, target: Path) -> bool:
+    saved = not maker.save_probabilities or record.case in cases_with_probabilities(target.parent)
+    return saved and (record.model_sha256, record.postprocessing) == (maker.model.sha256, maker.postprocessing)
+
+
 def _read_record(path: Path) -> PredictionRecord | None:
     try:
         return files.read_record(path, PredictionRecord)
@@ -250,8 +304,18 @@ def _read_record(path: Path) -> PredictionRecord | None:
         return None  # then the output counts as somebody else's: it is refused, never replaced
 
 
-def _predict_one(model: Model, scan: Scan, image: Image, target: Path, *, show_progress: bool) -> PredictionRecord:
-    segmentation = model.predict(image, show_progress=show_progress)
+def _predict_one(maker: _Maker, scan: Scan, image: Image, target: Path) -> PredictionRecord:
+    model, levels = maker.model, None
+    if maker.save_probabilities:
+        segmentation, levels = model.predict_with_probabilities(image, show_progress=maker.show_progress)
+    else:
+        segmentation = model.predict(image, show_progress=maker.show_progress)
+    if maker.postprocessing:
+        array = postprocess(segmentation.array[0], maker.postprocessing, segmentation.grid.spacing_mm)[None]
+        segmentation = replace(segmentation, array=array)
+    if levels is not None:
+        sources = (model.sha256,)
+        save_levels(target.parent, scan.name, levels, LEVELS, model.labels, segmentation.orientation, sources)
     digest = segmentation.save(target)
     record = PredictionRecord(
         case=scan.name,
@@ -260,6 +324,7 @@ def _predict_one(model: Model, scan: Scan, image: Image, target: Path, *, show_p
         output_sha256=digest,
         folds=model.folds,
         volumes_ml=segmentation.volumes_ml(),
+        postprocessing=maker.postprocessing,
     )
     files.write_record(_record_path(target), record)
     return record

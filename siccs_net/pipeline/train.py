@@ -53,6 +53,7 @@ class Training:
     show_progress: bool
     pretrained: Path | None = None
     validated: bool = True
+    save_probabilities: bool = False
 
     @property
     def configuration(self) -> Configuration:
@@ -85,12 +86,14 @@ def train(
     pretrained: Path | str | None = None,
     pretrained_fold: str | None = None,
     validate: bool = True,
+    save_probabilities: bool = False,
 ) -> list[FoldResult]:
     """Train one fold (a number, or `full` for one model on every case), or `all` folds one after another.
 
     With `resume` finished folds are skipped and an unfinished one goes on where it stood. `pretrained` is a model
     folder (with `pretrained_fold` where it has several), a fold's folder or a file of weights that new runs start
-    from. Without `validate` no whole scan is predicted. In a process started by torchrun it takes its part in a
+    from. Without `validate` no whole scan is predicted; with `save_probabilities` the class
+    probabilities of validation cases are kept, from which ensembles of configurations are judged. In a process started by torchrun it takes its part in a
     training on several devices. Raises UsageError for an unknown fold, trainer or setting, StoreError for prepared
     data that is missing, damaged or of another plan.
     """
@@ -107,6 +110,7 @@ def train(
         workspace=workspace,
         show_progress=show_progress,
     )
+    training = replace(training, save_probabilities=save_probabilities)
     chosen = choose_folds(training.splits, fold)
     for name in chosen:
         check_may_start(training.model.fold(name), resume=resume or overwrite)
@@ -134,10 +138,11 @@ def revalidate(
     device: str = "auto",
     workspace: Workspace | None = None,
     show_progress: bool = False,
+    save_probabilities: bool = False,
 ) -> list[FoldResult]:
     """Validate trained folds on whole scans again and merge their summaries; nothing is trained.
 
-    `all` means the folds that are trained. Raises UsageError when there is none, or the named one is not.
+    `all` means the folds that are trained. `save_probabilities` keeps class probabilities as in `train`. Raises UsageError when there is none, or the named one is not.
     """
     training = prepare_training(
         dataset,
@@ -149,6 +154,7 @@ def revalidate(
         workspace=workspace,
         show_progress=show_progress,
     )
+    training = replace(training, save_probabilities=save_probabilities)
     asked = choose_folds(training.splits, fold)
     chosen = [name for name in asked if name != FULL and training.model.fold(name).record.is_file()]
     if not chosen or (fold != "all" and chosen != asked):
@@ -285,6 +291,7 @@ def _validate(training: Training, trainer: Trainer, record: FinalRecord, *, agai
         network=(lambda spec: trainer.rebuild_network(record.configuration)) if own else None,
         show_progress=training.show_progress,
         again=again,
+        save_probabilities=training.save_probabilities,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,12 @@ from siccs_net.inference.predictor import Model, NetworkFactory, load_model
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset
 from siccs_net.io.image import read_label, write_label
+from siccs_net.io.probabilities import cases_with_probabilities, open_probabilities
+from siccs_net.io.probabilities import save_probabilities as save_levels
 from siccs_net.io.store import PreparedCase, PreparedStore
+from siccs_net.preprocessing.export import Slab
 from siccs_net.preprocessing.preprocess import restore_to_native
+from siccs_net.preprocessing.probabilities import LEVELS, native_levels
 from siccs_net.records.checkpoint import FinalRecord
 from siccs_net.records.metrics import CaseMetrics, Summary
 from siccs_net.workspace import ModelFolder, RunFolder
@@ -32,14 +36,16 @@ def validate_fold(
     network: NetworkFactory | None = None,
     show_progress: bool = False,
     again: bool = False,
+    save_probabilities: bool = False,
 ) -> Summary:
     """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.
 
     Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is unless it
-    is to be made `again`.
+    is to be made `again`, or `save_probabilities` asks for class probabilities that are not beside it.
     """
     run = model.fold(fold)
     record = files.read_record(run.record, FinalRecord)
+    again = again or (save_probabilities and not probabilities_are_saved(run, record))
     if not again and (done := _finished(run, record)) is not None:
         return done
     loaded = load_model(model.root, folds=[fold], device=device, network=network)
@@ -47,7 +53,16 @@ def validate_fold(
         record.validation_cases, desc=f"validating fold {fold}", leave=False, disable=None if show_progress else True
     )
     cases = [
-        _validate_case(dataset.cases[name], loaded, store, dataset, run.validation, surface=surface) for name in bar
+        _validate_case(
+            dataset.cases[name],
+            loaded,
+            store,
+            dataset,
+            run.validation,
+            surface=surface,
+            save_probabilities=save_probabilities,
+        )
+        for name in bar
     ]
     summary = summarise(cases, {name: int(fold) for name in record.validation_cases if fold.isdigit()})
     write_summary(run.validation, summary)
@@ -67,14 +82,38 @@ def _finished(run: RunFolder, record: FinalRecord) -> Summary | None:
     return files.read_record(path, Summary) if same else None
 
 
+def probabilities_are_saved(run: RunFolder, record: FinalRecord) -> bool:
+    """Say whether the probabilities of every validation case are there, made by the fold's own weights."""
+    folder = run.validation
+    there = set(cases_with_probabilities(folder)) if folder.is_dir() else set()
+    return there.issuperset(record.validation_cases) and all(
+        open_probabilities(folder, case).record.sources_sha256 == (record.weights_sha256,)
+        for case in record.validation_cases
+    )
+
+
 def _validate_case(
-    case: Case, model: Model, store: PreparedStore, dataset: Dataset, folder: Path, *, surface: bool
+    case: Case,
+    model: Model,
+    store: PreparedStore,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    surface: bool,
+    save_probabilities: bool,
 ) -> CaseMetrics:
     if case.label is None:
         raise DataError("the case has no label", path=case.images[0])
     reference = read_label(case.label)
     prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name))
-    labels = restore_to_native(model.logits(prepared), prepared.record.geometry, model.labels, reference.orientation)
+    logits: Iterable[Slab] = model.logits(prepared)
+    geometry = prepared.record.geometry
+    if save_probabilities:
+        logits = list(logits)
+        levels = native_levels(logits, geometry, model.labels)
+        weights = tuple(member.weights_sha256 for member in model.members)
+        save_levels(folder, case.name, levels, LEVELS, model.labels, reference.orientation, weights)
+    labels = restore_to_native(iter(logits), geometry, model.labels, reference.orientation)
     output = folder / f"{case.name}{dataset.description.file_ending}"
     write_label(output, labels, reference.orientation, reference.header)
     return measure_case(

@@ -1,14 +1,20 @@
-"""CASE.json beside a predicted mask: what it was made from, so that it need not be made twice."""
+"""What stands beside a predicted mask and beside saved probabilities: what they were made from, and their hashes."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from siccs_net.records.base import Record
+from siccs_net.records.postprocessing import PostStep
 
 
 class PredictionRecord(Record):
-    """Hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found."""
+    """CASE.json: hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found.
+
+    `postprocessing` are the steps that were applied to the mask.
+    """
 
     SCHEMA: ClassVar[str] = "siccs_net.prediction"
 
@@ -18,3 +24,39 @@ class PredictionRecord(Record):
     output_sha256: str
     folds: tuple[str, ...]
     volumes_ml: dict[str, float]
+    postprocessing: tuple[PostStep, ...] = ()
+
+
+class ProbabilityRecord(Record):
+    """CASE.probabilities.json beside CASE.probabilities.b2nd.
+
+    The array holds whole numbers [class, z, y, x] on the scan's canonical grid: the softmax probability times
+    `levels`, rounded, so that a probability is right within 0.5 / `levels`. Class i has the label value
+    `class_values[i]`. `native_shape` (x, y, z of the file) and `native_affine` are the scan's own. `labels` and
+    `groups` are the dataset's, `sources_sha256` the models (or, of an ensemble, the arrays) that it was made from.
+    """
+
+    SCHEMA: ClassVar[str] = "siccs_net.probabilities"
+
+    case: str
+    array_sha256: str
+    levels: int = Field(ge=1)
+    class_values: tuple[int, ...]
+    labels: dict[str, int]
+    groups: dict[str, tuple[int, ...]]
+    native_shape: tuple[int, int, int]
+    native_affine: tuple[tuple[float, float, float, float], ...]
+    sources_sha256: tuple[str, ...]
+
+
+class EnsembleRecord(Record):
+    """CASE.json beside a mask of `siccs_ensemble`: whose probabilities were averaged, and with what weights."""
+
+    SCHEMA: ClassVar[str] = "siccs_net.ensemble"
+
+    case: str
+    sources_sha256: tuple[str, ...]
+    weights: tuple[float, ...]
+    output_sha256: str
+    volumes_ml: dict[str, float]
+    postprocessing: tuple[PostStep, ...] = ()
