@@ -46,6 +46,26 @@ def report() -> None:
     _run("report")
 
 
+def find_best_configuration() -> None:
+    """siccs_find_best_configuration."""
+    _run("find_best_configuration")
+
+
+def ensemble() -> None:
+    """siccs_ensemble."""
+    _run("ensemble")
+
+
+def accumulate() -> None:
+    """siccs_accumulate."""
+    _run("accumulate")
+
+
+def overlay() -> None:
+    """siccs_overlay."""
+    _run("overlay")
+
+
 def convert() -> None:
     """siccs_convert."""
     _run("convert")

@@ -14,6 +14,7 @@ import pytest
 from siccs_net.testing.tiny import write_tiny_dataset
 
 VERBS = ("demo", "report", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
+VERBS += ("find_best_configuration", "ensemble", "accumulate", "overlay")
 
 
 def _run(verb, *arguments, cwd=None, env=None):
@@ -87,6 +88,16 @@ def test_every_public_name_is_there():
         ("convert", ["msd", "-i", "absent", "-d", "501"], 2, "absent: the folder has no dataset.json"),
         ("convert", ["pairs", "-i", "absent", "-l", "absent", "-d", "Dataset501_A"], 2, "absent: the folder"),
         ("convert", ["pairs", "-i", ".", "-l", ".", "-d", "501"], 2, "expected DatasetXXX_Name"),
+        ("find_best_configuration", [], 2, "DATASET"),
+        ("find_best_configuration", ["501", "--workspace", "nowhere"], 2, "no dataset"),
+        ("ensemble", ["-i", "a", "-o", "out"], 2, "two members at least"),
+        ("ensemble", ["-i", "a", "b", "-o", "out"], 2, "a: the folder does not exist"),
+        ("ensemble", ["-i", "a", "b", "-o", "out", "--weights", "1"], 2, "2 numbers"),
+        ("ensemble", ["-i", "a", "b", "-o", "b"], 2, "one of the members"),
+        ("ensemble", ["-i", "a", "-m", "x", "y", "-o", "out"], 2, "x"),
+        ("accumulate", ["-m", "absent", "-o", "out"], 2, "not a model folder"),
+        ("overlay", ["-i", "absent", "-s", "absent", "-o", "out"], 2, "absent: the folder does not exist"),
+        ("overlay", ["-i", "a", "-s", "a", "-o", "out", "--window", "5", "1"], 2, "window"),
         ("doctor", ["--device", "cuda:9", "--no-self-test"], 3, "cuda"),
         ("doctor", ["--device", "abacus"], 2, "abacus"),
     ],
