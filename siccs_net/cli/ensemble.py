@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the masks")
     parser.add_argument("-m", "--models", metavar="MODEL", type=Path, nargs="+", help="model folders to predict with")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="with -m: folds to use (default: all)")
     parser.add_argument("--weights", metavar="W", type=float, nargs="+", help="one a member (default: all alike)")
     parser.add_argument(
         "--postprocessing",
@@ -92,7 +93,9 @@ def _predict_members(run: Run) -> tuple[list[Path], dict[str, str]]:
     folders = [args.output / "members" / name for name in names]
     refused: dict[str, str] = {}
     for path, folder in zip(args.models, folders, strict=True):
-        model = load_model(path, device=args.device).with_settings(mirror=False if args.no_mirror else None)
+        model = load_model(path, folds=args.folds, device=args.device).with_settings(
+            mirror=False if args.no_mirror else None
+        )
         scans = find_scans(args.input[0], model.configuration.network.in_channels)
         outcomes = predict_scans(
             model,

@@ -81,7 +81,7 @@ def run(run: Run) -> int:
         model.device,
         model.numerics.precision,
     )
-    steps = () if args.no_postprocessing else postprocessing_of(folder)
+    steps = () if args.no_postprocessing else postprocessing_of(folder, model.folds)
     for step in steps:
         logger.info("post-processing: %s", describe(step))
     found = find_scans(args.input, model.configuration.network.in_channels)

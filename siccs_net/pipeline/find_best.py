@@ -27,6 +27,8 @@ from siccs_net.records.postprocessing import PostProcessing
 from siccs_net.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+SMALLEST_GAIN = 0.001
+"""An ensemble of two takes twice the time, and is made of rounded probabilities: it must gain this much Dice."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class _Contender:
 
     @property
     def rank(self) -> tuple[float, int, tuple[str, ...]]:
-        """Sorts the best first; of equals a single model, then by name."""
+        """Sorts the best first: an ensemble counts for `SMALLEST_GAIN` less; of equals a single model, then by name."""
         dice = self.summary.foreground_mean.Dice
-        return (-dice if dice is not None else 1.0, len(self.members), self.names)
+        worth = -1.0 if dice is None else dice - SMALLEST_GAIN * (len(self.members) - 1)
+        return (-worth, len(self.members), self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,10 +65,11 @@ def find_best_configuration(
 ) -> Instructions:
     """Compare every model of a dataset (or those named), and every pair, by the mean foreground Dice.
 
-    All figures come from out-of-fold masks of the same cases: those of the folds that are named, or of any fold. A
-    model without some of them is left out, and a pair without saved probabilities too; both are noted. Post-processing
-    is then decided for the best one. Writes `inference_instructions.json` and `.txt` beside the model folders, and
-    `postprocessing.json` where the best one is. Raises UsageError when nothing can be compared.
+    An ensemble is preferred when it gains `SMALLEST_GAIN` at least. All figures come from out-of-fold masks of the
+    same cases: those of the folds that are named, or of any fold. A model without some of them is left out, and a pair
+    without saved probabilities too; both are noted. Post-processing is then decided for the best one. Writes
+    `inference_instructions.json` and `.txt` beside the model folders, and `postprocessing.json` where the best one is.
+    Raises UsageError when nothing can be compared.
     """
     place = workspace or Workspace.resolve()
     found = [
@@ -78,7 +82,7 @@ def find_best_configuration(
     if ensembles:
         contenders += _pairs(models, dataset, place, notes, workers)
     contenders.sort(key=lambda contender: contender.rank)
-    return _conclude(contenders, dataset, place, notes, postprocessing=postprocessing, workers=workers)
+    return _conclude(contenders, dataset, place, notes, folds, postprocessing=postprocessing, workers=workers)
 
 
 def _is_wanted(
@@ -152,6 +156,7 @@ def _conclude(
     dataset: Dataset,
     place: Workspace,
     notes: Sequence[str],
+    folds: Collection[str] | None,
     *,
     postprocessing: bool,
     workers: int | None,
@@ -175,7 +180,7 @@ def _conclude(
         postprocessing=str(path) if decision is not None else None,
         steps=tuple(map(describe, decision.steps)) if decision is not None else (),
         foreground_dice=_final_dice(best, decision),
-        commands=commands(best.members, path, decision),
+        commands=commands(best.members, path, decision, folds),
     )
     files.write_record(folder.instructions, instructions)
     files.write_bytes(folder.instructions.with_suffix(".txt"), (instructions_text(instructions) + "\n").encode())
@@ -203,17 +208,21 @@ def _candidate(contender: _Contender) -> Candidate:
     )
 
 
-def commands(members: Sequence[Validated], path: Path, decision: PostProcessing | None) -> tuple[str, ...]:
+def commands(
+    members: Sequence[Validated], path: Path, decision: PostProcessing | None, folds: Collection[str] | None
+) -> tuple[str, ...]:
     """Return the command lines that predict new scans in IN into OUT with these models and what was decided.
 
-    `path` is the postprocessing.json. siccs_predict applies a model's own unless it is told not to.
+    `path` is the postprocessing.json, `folds` those that were asked for. siccs_predict applies a model's own
+    post-processing unless it is told not to.
     """
     models = " ".join(shlex.quote(str(member.model.root)) for member in members)
+    chosen = f" -f {' '.join(folds)}" if folds is not None else ""
     if len(members) == 1:
         off = " --no-postprocessing" if decision is None and path.is_file() else ""
-        return (f"siccs_predict -i IN -o OUT -m {models} -f {' '.join(members[0].folds)}{off}",)
+        return (f"siccs_predict -i IN -o OUT -m {models}{chosen}{off}",)
     steps = f" --postprocessing {shlex.quote(str(path))}" if decision is not None and decision.steps else ""
-    return (f"siccs_ensemble -i IN -o OUT -m {models}{steps}",)
+    return (f"siccs_ensemble -i IN -o OUT -m {models}{chosen}{steps}",)
 
 
 def instructions_text(instructions: Instructions) -> str:

@@ -195,17 +195,17 @@ def part_of(scans: Sequence[Scan], parts: int, part: int) -> list[Scan]:
     return list(scans[part::parts])
 
 
-def postprocessing_of(folder: Path) -> tuple[PostStep, ...]:
+def postprocessing_of(folder: Path, folds: Sequence[str]) -> tuple[PostStep, ...]:
     """Return the steps of a model folder's postprocessing.json; none without that file.
 
-    Raises ModelError when they were decided on masks of other weights than the folder holds now.
+    Raises ModelError when they were decided on masks of other weights than these folds have now.
     """
     paths = ModelFolder(folder)
     if not paths.postprocessing.is_file():
         return ()
     found = files.read_record(paths.postprocessing, PostProcessing)
     if found.weights_sha256:
-        numbered = [paths.fold(fold) for fold in paths.folds() if fold.isdigit()]
+        numbered = [paths.fold(fold) for fold in folds if fold.isdigit()]
         there = {files.read_record(run.record, FinalRecord).weights_sha256 for run in numbered}
         if there - set(found.weights_sha256):
             raise ModelError(

@@ -17,7 +17,7 @@ class Candidate(Record):
 
 
 class Instructions(Record):
-    """The candidates, best first, what could not be compared, and the commands for new scans.
+    """The candidates, the preferred one first, what could not be compared, and the commands for new scans.
 
     `models` are the best candidate's model folders, `names` the names of the classes by their keys. `masks` is the
     folder, or folders, of its out-of-fold masks before post-processing; `postprocessing` the file with the steps that
