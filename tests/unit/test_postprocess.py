@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from skimage.measure import label as skimage_label
 
 from siccs_net.errors import DataError
 from siccs_net.inference.postprocess import apply_step, describe, postprocess
+from siccs_net.io.image import read_label
 from siccs_net.records.postprocessing import FillHoles, MinimumVolume, PostProcessing, RestrictToLung
 
 LUNG = RestrictToLung(lung=(1, 2, 3), labels=(1, 2, 3), distance_mm=10.0)
@@ -71,7 +74,7 @@ def test_one_lung_or_none_is_no_reason_to_lose_lesions():
 
 
 @settings(max_examples=60, deadline=None)
-@given(MAPS, st.sampled_from([(1.0, 1.0, 1.0), (5.0, 0.7, 0.7)]), st.floats(0, 6))
+@given(MAPS, st.sampled_from([(1.0, 1.0, 1.0), (5.0, 0.7, 0.7)]), st.sampled_from([0.0, 1.5, 2.6, 5.9]))
 def test_restriction_is_that_of_plain_distances(labels, spacing, distance_mm):
     """By scikit-image's components and the distances of all pairs of voxels."""
     step = RestrictToLung(lung=(1, 2), labels=(2, 3), smallest_share=0.5, distance_mm=distance_mm)
@@ -173,3 +176,20 @@ def test_only_label_maps_are_taken():
 def test_the_record_is_read_as_it_was_written():
     record = PostProcessing(steps=(LUNG, MinimumVolume(label=2, minimum_mm3=10.0), FillHoles(labels=(1,))))
     assert PostProcessing.from_json(record.to_json()) == record
+
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "ct3d"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+def test_real_lungs_stay_whole_and_an_island_far_below_them_goes():
+    """A reader's lung mask of a whole chest: nothing of it goes; a lesion drawn in the abdomen does."""
+    image = read_label(SHARED / "cip_ct64_label_lung.nii.gz")
+    lungs = image.array[0].astype(np.uint8)
+    step = RestrictToLung(lung=(1, 2), labels=(1, 2))
+    assert np.array_equal(postprocess(lungs, [step], image.grid.spacing_mm), lungs)
+    with_island = lungs.copy()
+    corner = tuple(slice(0, 2) for _ in range(3))
+    assert not lungs[tuple(slice(0, 5) for _ in range(3))].any()
+    with_island[corner] = 2
+    assert np.array_equal(postprocess(with_island, [step], image.grid.spacing_mm), lungs)
