@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from siccs_net.inference.predictor import Model, load_model
     from siccs_net.io.dataset import Dataset, open_dataset
     from siccs_net.io.image import Image, Segmentation, read_image
+    from siccs_net.pipeline.cross_validation import accumulate
+    from siccs_net.pipeline.ensemble import ensemble_folders
     from siccs_net.pipeline.evaluate import evaluate
+    from siccs_net.pipeline.find_best import find_best_configuration
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.predict import predict_scans
     from siccs_net.pipeline.preprocess import preprocess
@@ -45,7 +48,10 @@ _HOMES = {
     "Image": "io.image",
     "Segmentation": "io.image",
     "read_image": "io.image",
+    "accumulate": "pipeline.cross_validation",
+    "ensemble_folders": "pipeline.ensemble",
     "evaluate": "pipeline.evaluate",
+    "find_best_configuration": "pipeline.find_best",
     "plan": "pipeline.plan",
     "predict_scans": "pipeline.predict",
     "preprocess": "pipeline.preprocess",
@@ -69,7 +75,10 @@ __all__ = [
     "Trainer",
     "Vahdani2026Trainer",
     "Workspace",
+    "accumulate",
+    "ensemble_folders",
     "evaluate",
+    "find_best_configuration",
     "load_model",
     "open_dataset",
     "plan",

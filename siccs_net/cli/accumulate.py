@@ -33,7 +33,7 @@ def run(run: Run) -> int:
     args = run.args
     summary = accumulate(ModelFolder(args.model), args.output, folds=args.folds, overwrite=args.overwrite)
     run.say(summary_table(summary))
-    for name in ("summary.json", "summary.csv"):
+    for name in ("summary.json", "summary.csv", *(item.prediction_file for item in summary.metric_per_case)):
         run.outputs[str(args.output / name)] = file_sha256(args.output / name)
     run.say(f"{len(summary.metric_per_case)} masks of {len(summary.fold_mean)} folds are in {args.output}")
     return 0

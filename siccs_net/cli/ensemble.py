@@ -68,7 +68,7 @@ def run(run: Run) -> int:
         overwrite=args.overwrite,
         on_merged=lambda outcome: _print(run, outcome),
     )
-    return _finish(run, merged, refused)
+    return _finish(run, merged, folders, refused)
 
 
 def _steps(path: Path | None) -> tuple[PostStep, ...]:
@@ -105,6 +105,9 @@ def _predict_members(run: Run) -> tuple[list[Path], dict[str, str]]:
             show_progress=run.show_progress,
             save_probabilities=True,
         )
+        for outcome in outcomes:
+            if outcome.record is not None:
+                run.inputs |= dict(zip(map(str, outcome.scan.paths), outcome.record.input_sha256, strict=True))
         bad = [outcome for outcome in outcomes if outcome.status == "refused"]
         refused |= {outcome.scan.name: str(outcome.error) for outcome in bad}
     for name, message in refused.items():
@@ -121,12 +124,17 @@ def _print(run: Run, outcome: Merged) -> None:
     run.say(f"{outcome.status:<8} {outcome.output}  {listed}")
 
 
-def _finish(run: Run, merged: list[Merged], refused: dict[str, str]) -> int:
+def _finish(run: Run, merged: list[Merged], folders: list[Path], refused: dict[str, str]) -> int:
+    from siccs_net.io.probabilities import probabilities_path
+
     refused = refused | {outcome.case: str(outcome.error) for outcome in merged if outcome.status == "refused"}
     done = [outcome for outcome in merged if outcome.record is not None]
     for outcome in done:
         if outcome.record is not None:
             run.outputs[str(outcome.output)] = outcome.record.output_sha256
+            arrays = (str(probabilities_path(folder, outcome.case)) for folder in folders)
+            run.inputs |= dict(zip(arrays, outcome.record.sources_sha256, strict=True))
+    run.settings = {"weights": list(done[0].record.weights) if done and done[0].record is not None else None}
     run.results = {"refused": refused}
     total = len({outcome.case for outcome in merged} | set(refused))
     run.say(f"{len(done)} of {total} cases are in {run.args.output}" + (f", {len(refused)} refused" if refused else ""))

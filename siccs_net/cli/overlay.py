@@ -53,6 +53,8 @@ def run(run: Run) -> int:
     for case, message in errors.items():
         print(f"refused  {case}: {message}", file=sys.stderr, flush=True)
     if run.reported:
+        read = [path for view in views for path in (view.image, view.mask, view.reference) if path is not None]
+        run.inputs = {str(path): file_sha256(path) for path in read}
         done = [args.output / f"{case}.png" for case, error in drawn if error is None]
         run.outputs = {str(path): file_sha256(path) for path in done}
     run.results = {"refused": errors}

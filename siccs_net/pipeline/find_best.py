@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siccs_net.errors import DataError
+from siccs_net.errors import DataError, UsageError
 from siccs_net.evaluation.summary import measure_case, summarise
 from siccs_net.inference.postprocess import describe
 from siccs_net.io import files
@@ -24,7 +24,7 @@ from siccs_net.records.checkpoint import ModelRecord
 from siccs_net.records.comparison import Candidate, Instructions
 from siccs_net.records.metrics import CaseMetrics, Summary
 from siccs_net.records.postprocessing import PostProcessing
-from siccs_net.workspace import Workspace
+from siccs_net.workspace import ModelFolder, Workspace
 
 logger = logging.getLogger(__name__)
 SMALLEST_GAIN = 0.001
@@ -72,12 +72,10 @@ def find_best_configuration(
     Raises UsageError when nothing can be compared.
     """
     place = workspace or Workspace.resolve()
-    found = [
-        model
-        for model in place.model_folders(dataset.name)
-        if _is_wanted(files.read_record(model.model, ModelRecord), configurations, trainers, plans)
-    ]
-    models, notes = comparable([read_validated(model, folds) for model in found], place.results / dataset.name)
+    found = _wanted(place, dataset.name, configurations, trainers, plans)
+    validated = [read_validated(model, folds) for model in found]
+    _check_folds(validated, folds)
+    models, notes = comparable(validated, place.results / dataset.name)
     contenders = [_Contender((model,), model.summary, _masks(model, dataset)) for model in models]
     if ensembles:
         contenders += _pairs(models, dataset, place, notes, workers)
@@ -85,14 +83,29 @@ def find_best_configuration(
     return _conclude(contenders, dataset, place, notes, folds, postprocessing=postprocessing, workers=workers)
 
 
-def _is_wanted(
-    record: ModelRecord,
+def _wanted(
+    place: Workspace,
+    dataset: str,
     configurations: Collection[str] | None,
     trainers: Collection[str] | None,
     plans: Collection[str] | None,
-) -> bool:
-    asked = ((record.configuration, configurations), (record.trainer, trainers), (record.plan, plans))
-    return all(wanted is None or value in wanted for value, wanted in asked)
+) -> list[ModelFolder]:
+    """Return the models that are asked for. Raises UsageError for a name that no model of the dataset has."""
+    models = [(model, files.read_record(model.model, ModelRecord)) for model in place.model_folders(dataset)]
+    for key, wanted in (("configuration", configurations), ("trainer", trainers), ("plan", plans)):
+        there = {str(getattr(record, key)) for _, record in models}
+        if wanted is not None and (unknown := sorted(set(wanted) - there)):
+            found = ", ".join(sorted(there)) or "no model"
+            problem = f"no trained model has the {key} {', '.join(unknown)}"
+            raise UsageError(problem, path=place.results / dataset, found=found)
+        models = [(model, record) for model, record in models if wanted is None or getattr(record, key) in wanted]
+    return [model for model, _ in models]
+
+
+def _check_folds(validated: Sequence[Validated | None], folds: Collection[str] | None) -> None:
+    there = {fold for model in validated if model is not None for fold in model.folds}
+    if folds is not None and there and (unknown := sorted(set(folds) - there)):
+        raise UsageError(f"no model has a validated fold {', '.join(unknown)}", found=", ".join(sorted(there)))
 
 
 def _masks(model: Validated, dataset: Dataset) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from siccs_net.cli.process import run_command
-from siccs_net.errors import ModelError, UsageError
+from siccs_net.errors import DataError, ModelError, UsageError
 from siccs_net.io.dataset import open_dataset
 from siccs_net.io.image import read_label
 from siccs_net.io.probabilities import open_probabilities
@@ -219,8 +219,20 @@ def test_models_without_every_case_are_left_out_and_named(trained, tmp_path):
     assert both.commands[0].count("-f 0") == 1
     single = find_best_configuration(dataset, workspace=workspace, trainers=["SiccsTrainer"], workers=0)
     assert len(single.candidates) == 1
+    for wrong, words in (
+        ({"configurations": ["2d", "3d_fullres"]}, "no trained model has the configuration 2d; found 3d_fullres"),
+        ({"plans": ["other"]}, "the plan other"),
+        ({"folds": ["0", "9"]}, "validated fold 9"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            find_best_configuration(dataset, workspace=workspace, **wrong)
+    mask = next((workspace.model_folder(NAME, "SiccsTrainer", "demo", "3d_fullres").fold(0).validation).glob("*.gz"))
+    mask.unlink()
+    with pytest.raises(DataError, match=rf"{mask.name}: the mask is missing"):
+        find_best_configuration(dataset, workspace=workspace)
+    empty = Workspace.resolve(tmp_path / "empty")
     with pytest.raises(UsageError, match="no model of these names"):
-        find_best_configuration(dataset, workspace=workspace, configurations=["2d"])
+        find_best_configuration(dataset, workspace=empty)
 
 
 def test_equal_models_are_no_trouble(trained, tmp_path):
