@@ -32,6 +32,17 @@ class SavedProbabilities:
         """The scan's grid."""
         return Orientation.of(self.record.native_shape, np.asarray(self.record.native_affine))
 
+    @property
+    def labels(self) -> LabelScheme:
+        """The meaning of the classes or regions."""
+        record = self.record
+        return LabelScheme(
+            plain=record.labels,
+            regions=record.regions,
+            groups=record.groups,
+            regions_class_order=record.regions_class_order,
+        )
+
 
 def probabilities_path(folder: Path, case: str) -> Path:
     """Where the array of a case lies."""
@@ -59,15 +70,16 @@ def save_probabilities(
     orientation: Orientation,
     sources_sha256: tuple[str, ...],
 ) -> ProbabilityRecord:
-    """Write the levels [class, z, y, x] of a case, then their record, so that a record means a whole array."""
+    """Write a case's levels [class or region, z, y, x], then their record: a record means a whole array."""
     digest = files.write_bytes(probabilities_path(folder, case), _pack(array), verify=False)
     affine = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in orientation.native_affine)
     record = ProbabilityRecord(
         case=case,
         array_sha256=digest,
         levels=levels,
-        class_values=labels.class_values,
         labels=labels.plain,
+        regions=labels.regions,
+        regions_class_order=labels.regions_class_order,
         groups=labels.groups,
         native_shape=orientation.native_shape,
         native_affine=affine,

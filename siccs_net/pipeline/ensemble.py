@@ -22,7 +22,6 @@ from siccs_net.io.probabilities import (
     save_probabilities,
 )
 from siccs_net.preprocessing.probabilities import LEVELS, most_probable
-from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.postprocessing import PostStep
 from siccs_net.records.prediction import EnsembleRecord
 
@@ -131,11 +130,15 @@ def _check_members(members: Sequence[SavedProbabilities], folders: Sequence[Path
     first = members[0]
     for member, folder in zip(members[1:], folders[1:], strict=True):
         path = probabilities_path(folder, case)
-        meaning = (member.record.class_values, member.record.labels)
-        if meaning != (first.record.class_values, first.record.labels):
-            expected = str(first.record.labels)
-            raise DataError("has other classes", path=path, found=str(member.record.labels), expected=expected)
+        if (found := _meaning(member)) != (expected := _meaning(first)):
+            raise DataError("has other classes", path=path, found=str(found), expected=str(expected))
         check_same_grid(member.orientation, first.orientation, path=path, other=str(folders[0]))
+
+
+def _meaning(member: SavedProbabilities) -> list[tuple[str, int | tuple[int, ...]]]:
+    """Return the classes or regions in the order of the array."""
+    labels = member.labels
+    return list(labels.regions.items()) or sorted(labels.plain.items(), key=lambda item: item[1])
 
 
 def _mask_beside(folder: Path, case: str) -> tuple[Any, str]:
@@ -176,7 +179,7 @@ def _record_path(target: Path) -> Path:
 
 def _write(job: _Job, members: Sequence[SavedProbabilities], target: Path, header: Any) -> EnsembleRecord:
     record, orientation = members[0].record, members[0].orientation
-    labels = LabelScheme(plain=record.labels, groups=record.groups)
+    labels = members[0].labels
     mask, levels = average(members, job.shares, keep=job.keep_probabilities)
     mask = postprocess(mask, job.postprocessing, orientation.grid.spacing_mm) if job.postprocessing else mask
     if levels is not None:
@@ -205,7 +208,7 @@ def average(
         mean = np.zeros((shape[0], planes.stop - planes.start, *shape[2:]), dtype=np.float32)
         for member, share in zip(members, shares, strict=True):
             mean += np.float32(share / member.record.levels) * member.array[:, planes]
-        decided.append(most_probable(mean, members[0].record.class_values))
+        decided.append(most_probable(mean, members[0].labels))
         if kept is not None:
             kept[:, planes] = np.rint(mean * np.float32(LEVELS))
     return np.concatenate(decided), kept

@@ -147,7 +147,7 @@ def _measure(case: str, mask: Path, dataset: Dataset) -> CaseMetrics:
         read_label(mask).array[0],
         reference.array[0],
         reference.grid.spacing_mm,
-        {**dataset.labels.plain, **dataset.labels.regions},
+        dataset.labels.measured,
         dataset.labels.unions,
         case=case,
         prediction_file=mask.name,

@@ -57,12 +57,13 @@ class _Held:
 def candidates(labels: LabelScheme) -> list[list[PostStep]]:
     """Return what is worth trying for these labels: lists of alternatives, of which the best one may be kept.
 
-    Off-lung voxels where a group or a label is named lung; then the smallest component of each label; then holes in
-    the lungs, or else in each label. Never the largest component only.
+    Off-lung voxels where a group, a region or a label is named lung (of all labels when it is a single value); then
+    the smallest component of each label; then holes in the lungs, or else in each label. Never the largest component
+    only.
     """
     foreground = tuple(sorted(labels.foreground.values()))
-    lung = labels.groups.get("lung") or ((labels.plain["lung"],) if "lung" in labels.plain else ())
-    restricted = tuple(sorted(lung)) if "lung" in labels.groups else foreground
+    lung = labels.reported.get("lung", ())
+    restricted = tuple(sorted(lung)) if len(lung) > 1 else foreground
     tries: list[list[PostStep]] = []
     if lung:
         tries.append([RestrictToLung(lung=tuple(sorted(lung)), labels=restricted)])
@@ -126,7 +127,7 @@ def _measure(
         mask,
         reference,
         spacing_mm,
-        {**labels.plain, **labels.regions},
+        labels.measured,
         labels.unions,
         case=case,
         prediction_file="",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.errors import UnavailableError
 from siccs_net.preprocessing.crop import crop
 from siccs_net.preprocessing.export import Slab, probabilities_to_shape
 from siccs_net.records.case import CaseGeometry
@@ -19,27 +18,38 @@ LEVELS = 255
 
 
 def native_levels(slabs: Iterable[Slab], geometry: CaseGeometry, labels: LabelScheme) -> NDArray[np.uint8]:
-    """Return the probabilities [class, z, y, x] of a prepared case on the scan's canonical grid, times 255, rounded.
+    """Return the probabilities of a prepared case on the scan's canonical grid, times 255, rounded.
 
-    Takes the logits of `restore_to_native`, interpolated as they are there, then softmax. Outside the crop the
-    background has probability 1. Raises UnavailableError for region labels, whose outputs are no softmax.
+    Takes the logits of `restore_to_native`, interpolated as they are there. The axes are [class, z, y, x] and the
+    values the softmax; outside the crop the background has probability 1. With regions they are [region, z, y, x] and
+    each one's sigmoid, 0 outside the crop.
     """
-    if labels.regions:
-        raise UnavailableError(
-            "probabilities of region labels are not saved by this version", found=f"regions {', '.join(labels.regions)}"
-        )
-    classes = len(labels.class_values)
-    whole = np.zeros((classes, *geometry.oriented_shape), dtype=np.uint8)
-    whole[0] = LEVELS
+    regions = bool(labels.regions)
+    whole = np.zeros((labels.outputs, *geometry.oriented_shape), dtype=np.uint8)
+    if not regions:
+        whole[0] = LEVELS
     cropped = crop(whole, geometry.crop_box)
-    for start, planes in probabilities_to_shape(slabs, geometry.prepared_shape, classes, cropped.shape[1:]):
+    target = cropped.shape[1:]
+    for start, planes in probabilities_to_shape(
+        slabs, geometry.prepared_shape, labels.outputs, target, regions=regions
+    ):
         cropped[:, start : start + planes.shape[1]] = np.rint(planes * np.float32(LEVELS))
     back = np.argsort(geometry.transpose)
     return whole.transpose(0, *(int(axis) + 1 for axis in back))
 
 
-def most_probable(planes: NDArray[Any], class_values: Sequence[int]) -> NDArray[Any]:
-    """Return the label value with the largest probability of planes [class, ...]; the lowest class wins a tie."""
-    kind = np.uint8 if max(class_values) < 256 else np.uint16
-    values: NDArray[Any] = np.asarray(class_values, dtype=kind)[planes.argmax(axis=0)]
-    return values
+def most_probable(planes: NDArray[Any], labels: LabelScheme) -> NDArray[Any]:
+    """Return the label values that probabilities [class or region, ...] in 0..1 decide for.
+
+    That is the class with the largest one, the lowest of equals; with regions the value of the last one above a half,
+    as regions are painted in their order, or 0.
+    """
+    kind = np.uint8 if max(labels.class_values) < 256 else np.uint16
+    values: NDArray[Any] = np.asarray(labels.class_values, dtype=kind)
+    if not labels.regions:
+        found: NDArray[Any] = values[planes.argmax(axis=0)]
+        return found
+    painted = np.zeros(planes.shape[1:], dtype=kind)
+    for value, probability in zip(values[1:], planes, strict=True):
+        painted[probability > 0.5] = value
+    return painted

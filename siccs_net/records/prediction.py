@@ -31,9 +31,10 @@ class ProbabilityRecord(Record):
     """CASE.probabilities.json beside CASE.probabilities.b2nd.
 
     The array holds whole numbers [class, z, y, x] on the scan's canonical grid: the softmax probability times
-    `levels`, rounded, so that a probability is right within 0.5 / `levels`. Class i has the label value
-    `class_values[i]`. `native_shape` (x, y, z of the file) and `native_affine` are the scan's own. `labels` and
-    `groups` are the dataset's, `sources_sha256` the models (or, of an ensemble, the arrays) that it was made from.
+    `levels`, rounded, so that a probability is right within 0.5 / `levels`. Class i has the i-th smallest of `labels`'
+    values; with `regions` there is a sigmoid probability a region instead, in their order. `native_shape` (x, y, z of
+    the file) and `native_affine` are the scan's own. `labels`, `regions`, `regions_class_order` and `groups` are the
+    dataset's, `sources_sha256` the models (or, of an ensemble, the arrays) that it was made from.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.probabilities"
@@ -41,8 +42,9 @@ class ProbabilityRecord(Record):
     case: str
     array_sha256: str
     levels: int = Field(ge=1)
-    class_values: tuple[int, ...]
     labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]]
+    regions_class_order: tuple[int, ...]
     groups: dict[str, tuple[int, ...]]
     native_shape: tuple[int, int, int]
     native_affine: tuple[tuple[float, float, float, float], ...]

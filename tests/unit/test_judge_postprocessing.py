@@ -96,10 +96,17 @@ def test_helping_needs_a_gain_and_no_loss():
 
 
 def test_the_candidates_never_keep_the_largest_component_only():
-    for labels in (LABELS, LabelScheme(plain={"background": 0, "infection": 1}), LabelScheme(plain={"lung": 3})):
+    for labels in (
+        LABELS,
+        LabelScheme(plain={"background": 0, "infection": 1}),
+        LabelScheme(plain={"background": 0, "lung": 3}),
+    ):
         kinds = {step.step for alternatives in candidates(labels) for step in alternatives}
         assert kinds <= {"restrict_to_lung", "minimum_volume", "fill_holes"}
     only_lesions = candidates(LabelScheme(plain={"background": 0, "infection": 1}))
     assert "restrict_to_lung" not in {step.step for alternatives in only_lesions for step in alternatives}
     apart = candidates(LabelScheme(plain={"background": 0, "lung": 1, "infection": 2}))[0][0]
     assert (apart.lung, apart.labels) == ((1,), (1, 2))
+    regions = {"lung": (1, 2), "lesion": (2,)}
+    within = candidates(LabelScheme(plain={"background": 0}, regions=regions, regions_class_order=(1, 2)))[0][0]
+    assert (within.lung, within.labels) == ((1, 2), (1, 2))

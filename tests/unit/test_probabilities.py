@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from skimage.transform import resize
 
-from siccs_net.errors import MissingPathError, StoreError, UnavailableError, UsageError
+from siccs_net.errors import MissingPathError, StoreError, UsageError
 from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.image import read_label, write_label
 from siccs_net.io.probabilities import (
@@ -18,7 +18,7 @@ from siccs_net.io.probabilities import (
 )
 from siccs_net.pipeline.ensemble import ensemble_folders
 from siccs_net.preprocessing.preprocess import restore_to_native
-from siccs_net.preprocessing.probabilities import native_levels
+from siccs_net.preprocessing.probabilities import most_probable, native_levels
 from siccs_net.records.case import CaseGeometry
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.postprocessing import MinimumVolume
@@ -58,16 +58,33 @@ def test_levels_are_the_softmax_of_resized_logits_on_the_native_grid():
 def test_the_mask_is_the_most_probable_class_wherever_levels_can_tell():
     found = logits(1)
     levels = native_levels([(0, found)], GEOMETRY, LABELS).astype(int)
-    mask = restore_to_native(iter([(0, found)]), GEOMETRY, LABELS.class_values, orientation())
+    mask = restore_to_native(iter([(0, found)]), GEOMETRY, LABELS, orientation())
     two = np.sort(levels, axis=0)[-2:]
     clear = two[1] > two[0]
     assert clear.mean() > 0.9
     assert np.array_equal(np.array([0, 2, 7])[levels.argmax(0)][clear], mask[clear])
 
 
-def test_region_labels_are_refused():
-    with pytest.raises(UnavailableError, match="region labels"):
-        native_levels([(0, logits())], GEOMETRY, LabelScheme(plain={"background": 0}, regions={"whole": (1, 2)}))
+REGIONS = LabelScheme(
+    plain={"background": 0}, regions={"whole": (1, 2, 3), "inner": (2, 3), "core": (3,)}, regions_class_order=(1, 2, 3)
+)
+
+
+def test_regions_have_their_sigmoid_and_are_painted_in_their_order(tmp_path):
+    found = logits(2)
+    levels = native_levels([(0, found)], GEOMETRY, REGIONS)
+    resized = np.stack([resize(channel, (10, 5, 7), order=1, mode="edge", anti_aliasing=False) for channel in found])
+    wanted = np.zeros((3, 12, 5, 10))
+    wanted[:, 1:11, :, 2:9] = expit(resized)
+    wanted = wanted.transpose(0, 2, 1, 3)
+    assert np.abs(levels / 255 - wanted).max() <= 0.5 / 255 + 1e-5
+    mask = restore_to_native(iter([(0, found)]), GEOMETRY, REGIONS, orientation())
+    clear = (np.abs(wanted - 0.5) > 1e-5).all(axis=0)
+    assert np.array_equal(most_probable(levels / 255, REGIONS)[clear], mask[clear])
+    for name in "ab":
+        save(tmp_path / name, "x", levels, labels=REGIONS)
+    assert ensemble_folders([tmp_path / "a", tmp_path / "b"], tmp_path / "out")[0].status == "written"
+    assert np.array_equal(_mask(tmp_path, "x")[clear], mask[clear])
 
 
 def save(folder, case, levels, *, place=None, labels=LABELS):
@@ -87,7 +104,7 @@ def test_what_is_saved_is_read_again(tmp_path):
     assert cases_with_probabilities(tmp_path) == ["a.b_1"]
     found = open_probabilities(tmp_path, "a.b_1")
     assert np.array_equal(found.array[:], levels)
-    assert found.record.class_values == (0, 2, 7)
+    assert found.labels == LABELS
     assert np.array_equal(found.orientation.native_affine, orientation().native_affine)
     data = bytearray(probabilities_path(tmp_path, "a.b_1").read_bytes())
     data[-9] ^= 1
