@@ -121,7 +121,7 @@ def _pairs(
         return []
     notes += [
         f"{model.name} is in no ensemble: its validation probabilities were not saved "
-        "(siccs_train … --resume --save-probabilities makes them)"
+        "(siccs_train … --val-only --save-probabilities makes them)"
         for model in models
         if not model.has_probabilities
     ]

@@ -92,9 +92,9 @@ def train(
 
     With `resume` finished folds are skipped and an unfinished one goes on where it stood. `pretrained` is a model
     folder (with `pretrained_fold` where it has several), a fold's folder or a file of weights that new runs start
-    from. Without `validate` no whole scan is predicted; with `save_probabilities` the class
-    probabilities of validation cases are kept, from which ensembles of configurations are judged. In a process started by torchrun it takes its part in a
-    training on several devices. Raises UsageError for an unknown fold, trainer or setting, StoreError for prepared
+    from. Without `validate` no whole scan is predicted; with `save_probabilities` the class probabilities of validation
+    cases are kept, from which ensembles are judged. In a process started by torchrun it takes its part in a training
+    on several devices. Raises UsageError for an unknown fold, trainer or setting, StoreError for prepared
     data that is missing, damaged or of another plan.
     """
     if resume and overwrite:
@@ -142,7 +142,8 @@ def revalidate(
 ) -> list[FoldResult]:
     """Validate trained folds on whole scans again and merge their summaries; nothing is trained.
 
-    `all` means the folds that are trained. `save_probabilities` keeps class probabilities as in `train`. Raises UsageError when there is none, or the named one is not.
+    `all` means the folds that are trained. `save_probabilities` keeps class probabilities as in `train`.
+    Raises UsageError when there is none, or the named one is not.
     """
     training = prepare_training(
         dataset,
