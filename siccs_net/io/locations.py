@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,11 @@ class LabelLocations:
         if not 0 <= number < self.counts.get(value, 0):
             raise IndexError(f"class {value} has {self.counts.get(value, 0)} voxels, so none of number {number}")
         before = sum(count for other, count in self.counts.items() if other < value)
-        voxels = np.memmap(self.path, _VOXEL, mode="r", offset=_HEADER.itemsize)
-        z, y, x = (int(place) for place in np.unravel_index(int(voxels[before + number]), self.shape))
-        return z, y, x
+        start = _HEADER.itemsize + (before + number) * _VOXEL.itemsize
+        with open(self.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            flat = int.from_bytes(mapped[start : start + _VOXEL.itemsize], "little")
+        _, rows, columns = self.shape
+        return flat // (rows * columns), flat // columns % rows, flat % columns
 
 
 def write_locations(path: Path, label: NDArray[np.uint8], label_sha256: str) -> None:
