@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from siccs_net.geometry import Grid
     from siccs_net.inference.predictor import Model, load_model
     from siccs_net.io.dataset import Dataset, open_dataset
+    from siccs_net.io.describe import write_dataset_json
+    from siccs_net.io.formats import use_reader
     from siccs_net.io.image import Image, Segmentation, read_image
+    from siccs_net.io.volume import ImageReader, Volume
     from siccs_net.pipeline.evaluate import evaluate
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.predict import predict_scans
@@ -45,6 +48,10 @@ _HOMES = {
     "Image": "io.image",
     "Segmentation": "io.image",
     "read_image": "io.image",
+    "ImageReader": "io.volume",
+    "Volume": "io.volume",
+    "use_reader": "io.formats",
+    "write_dataset_json": "io.describe",
     "evaluate": "pipeline.evaluate",
     "plan": "pipeline.plan",
     "predict_scans": "pipeline.predict",
@@ -61,6 +68,7 @@ __all__ = [
     "Dataset",
     "Grid",
     "Image",
+    "ImageReader",
     "Model",
     "Plan",
     "Segmentation",
@@ -68,6 +76,7 @@ __all__ = [
     "SiccsTrainer",
     "Trainer",
     "Vahdani2026Trainer",
+    "Volume",
     "Workspace",
     "evaluate",
     "load_model",
@@ -77,7 +86,9 @@ __all__ = [
     "preprocess",
     "read_image",
     "train",
+    "use_reader",
     "validate",
+    "write_dataset_json",
 ]
 __version__ = "0.1.0"
 

@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--assume-orientation", metavar="LPS", help="orientation of files that state none, such as LPS or RAS"
     )
+    parser.add_argument("--reader", metavar="CLASS", help="your own reader of an image format: package.module:Class")
     parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
     add_device(parser)
     return parser
@@ -51,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
     from siccs_net.inference.predictor import load_model
+    from siccs_net.io.formats import use_reader
     from siccs_net.pipeline.predict import find_scans, predict_scans
 
     args = run.args
@@ -65,6 +67,8 @@ def run(run: Run) -> int:
         model.device,
         model.numerics.precision,
     )
+    if args.reader is not None:
+        use_reader(args.reader)
     scans = find_scans(args.input, model.configuration.network.in_channels)
     outcomes = predict_scans(
         model,

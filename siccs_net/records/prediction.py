@@ -8,7 +8,10 @@ from siccs_net.records.base import Record
 
 
 class PredictionRecord(Record):
-    """Hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found."""
+    """Hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found.
+
+    `spacing` (z, y, x; mm) stands beside masks in TIFF, where readers of such stacks look for it.
+    """
 
     SCHEMA: ClassVar[str] = "siccs_net.prediction"
 
@@ -18,3 +21,4 @@ class PredictionRecord(Record):
     output_sha256: str
     folds: tuple[str, ...]
     volumes_ml: dict[str, float]
+    spacing: tuple[float, float, float] | None = None

@@ -74,7 +74,7 @@ def test_refused_groups_name_every_file(tmp_path, files, channels):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a.NII.GZ", "a.NII", "a.Nii.gz", "a.png", "a.tif"]
+    "name", ["a.gipl", "a.mgz", "a.hdr", "a.dcm", "a.NII.GZ", "a.NII", "a.Nii.gz", "a.jpg", "a.TIF"]
 )
 def test_images_in_other_formats_are_refused_by_name(tmp_path, name):
     _save(tmp_path / "in" / "good.nii.gz")
@@ -88,7 +88,7 @@ def test_images_in_other_formats_are_refused_by_name(tmp_path, name):
 
 
 def test_names_that_are_not_utf8_are_refused(tmp_path):
-    for name in (b"caf\xe9_0000.nii.gz", b"caf\xe9.nrrd"):
+    for name in (b"caf\xe9_0000.nii.gz", b"caf\xe9.gipl"):
         (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     _save(tmp_path / "good.nii.gz")
     outcomes = predict_scans(_Model(), find_scans(tmp_path, 1), tmp_path / "out")
