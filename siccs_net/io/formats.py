@@ -17,7 +17,7 @@ from siccs_net.io.nifti import NIFTI
 from siccs_net.io.nrrd import NRRD
 from siccs_net.io.picture import PICTURE
 from siccs_net.io.tiff import TIFF
-from siccs_net.io.volume import Files, Format, ImageReader, Volume
+from siccs_net.io.volume import Files, Format, ImageReader, Volume, nothing_beside
 from siccs_net.plugins import READERS, find_class, registered
 
 logger = logging.getLogger(__name__)
@@ -162,10 +162,9 @@ def image_sha256(path: Path) -> str:
     Raises MissingPathError or ImageError.
     """
     chosen = format_of(path)
-    if chosen in (NIFTI, PICTURE) or chosen in _plugged.values():
+    if chosen.beside is nothing_beside:
         return files.file_sha256(path)
-    data = files.read_bytes(path)
-    return digest_of(chosen, path, data)
+    return digest_of(chosen, path, files.read_bytes(path))
 
 
 def digest_of(chosen: Format, path: Path, data: bytes) -> str:

@@ -14,6 +14,7 @@ from siccs_net.errors import GeometryError, ImageError
 from siccs_net.geometry import Grid, Orientation, canonical_affine
 from siccs_net.io import files
 from siccs_net.io.formats import ENDINGS, digest_of, format_of, image_sha256
+from siccs_net.io.nifti import NIFTI, stated_voxels
 from siccs_net.io.volume import Volume, check_finite
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Image",
     "Segmentation",
     "check_same_grid",
+    "count_voxels",
     "read_image",
     "read_label",
     "write_image",
@@ -117,7 +119,10 @@ def read_image(paths: Sequence[Path], *, assume_orientation: str | None = None, 
     array = first.array if len(parts) == 1 else np.concatenate([part.array for part in parts])
     if channels is not None and len(array) != channels:
         raise ImageError(
-            "holds another number of channels than channel_names", path=paths[0], found=len(array), expected=channels
+            "has another number of channels than its dataset.json or model",
+            path=paths[0],
+            found=len(array),
+            expected=channels,
         )
     return Image(array, first.orientation, first.header, tuple(part.sha256[0] for part in parts))
 
@@ -188,6 +193,13 @@ def _read(path: Path, assume_orientation: str | None) -> Image:
 def _canonical(volume: Volume, orientation: Orientation) -> NDArray[Any]:
     channels = [orientation.to_canonical(channel) for channel in volume.voxels]
     return channels[0][None] if len(channels) == 1 else np.stack(channels)
+
+
+def count_voxels(path: Path) -> int:
+    """Return the number of voxels of one channel; of NIfTI only the header is read. Raises the reader's errors."""
+    if format_of(path) is NIFTI:
+        return stated_voxels(path)
+    return int(_read(path, None).array[0].size)
 
 
 def write_label(path: Path, labels: NDArray[Any], orientation: Orientation, header: Any = None) -> str:

@@ -29,6 +29,14 @@ def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:
     return Volume(native[None], _affine(header, native.shape, assume_orientation), header)
 
 
+def stated_voxels(path: Path) -> int:
+    """Return how many voxels the first three axes of a file's header hold. Raises ImageError."""
+    try:
+        return math.prod(nib.load(path).shape[:3])
+    except _UNREADABLE as error:
+        raise ImageError("is not a readable NIfTI file", path=path, found=repr(error)) from error
+
+
 def encode(path: Path, voxels: NDArray[Any], affine: Affine, header: Any) -> Files:
     """Return a NIfTI file with these voxels [i, j, k]; a NIfTI header's affine, order and codes are kept exactly."""
     own = header if isinstance(header, nib.Nifti1Header) else None

@@ -56,7 +56,8 @@ Files = Mapping[Path, bytes]
 """What is to be written where; the file that names the others comes last."""
 
 
-def _nothing_beside(path: Path, data: bytes) -> bytes:
+def nothing_beside(path: Path, data: bytes) -> bytes:
+    """Return nothing: what most formats have outside their file."""
     return b""
 
 
@@ -72,7 +73,7 @@ class Format:
     endings: tuple[str, ...]
     read: Callable[[Path, bytes, str | None], Volume]
     encode: Callable[[Path, NDArray[Any], Affine, Any], Files]
-    beside: Callable[[Path, bytes], bytes] = field(default=_nothing_beside)
+    beside: Callable[[Path, bytes], bytes] = field(default=nothing_beside)
     several_channels: bool = False
 
 

@@ -33,12 +33,14 @@ _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 class Scan:
     """One scan to predict: its name and its files, one a channel.
 
-    `problem` says why it is refused at once; its paths are then all the files that are refused with it.
+    `problem` says why it is refused at once; its paths are then all the files that are refused with it. `channels` is
+    how many the model takes.
     """
 
     name: str
     paths: tuple[Path, ...]
     problem: SiccsError | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _scan(name: str, found: dict[int, list[Path]], channels: int) -> Scan:
             found=f"channels {sorted(found)} ({listed})",
             expected=f"{channels} ({name}_0000 …)" if channels > 1 else "one file",
         )
-    return Scan(printable(name), paths, problem)
+    return Scan(printable(name), paths, problem, channels)
 
 
 def _in_colour(paths: Sequence[Path], found: Collection[int]) -> bool:
@@ -185,7 +187,7 @@ def _outcomes(
             if (kept := _existing(model, scan, target, overwrite=overwrite)) is not None:
                 yield Outcome(scan, "kept", target, record=kept)
                 continue
-            image = read_image(scan.paths, assume_orientation=assume_orientation)
+            image = read_image(scan.paths, assume_orientation=assume_orientation, channels=scan.channels)
             record = _predict_one(model, scan, image, target, show_progress=show_progress)
         except (DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError) as error:
             refusal = _refusal(scan, error)
