@@ -51,6 +51,7 @@ def _whole_way(root, configuration, *plan_settings):
     common = ("--workspace", root)
     plan = ("--folds", 2, "--workers", 0, *(["--set", *plan_settings] if plan_settings else []))
     _run("validate", dataset, *common, "--workers", 0)
+    _run("plan_and_preprocess", "-d", dataset, "-c", configuration, "--dry-run", *plan, *common)
     _run("plan_and_preprocess", "-d", dataset, "-c", configuration, *plan, *common)
     _run("train", dataset, configuration, 0, "--device", "cpu", "--set", *QUICK, *common)
     (model,) = (root / "results" / dataset.name).iterdir()
