@@ -8,6 +8,7 @@ import logging
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image as Pillow
 
@@ -17,7 +18,6 @@ from siccs_net.io.image import read_image, read_label, write_image
 from siccs_net.records.checkpoint import FinalRecord
 from siccs_net.testing.tiny import make_tiny_case
 
-sitk = pytest.importorskip("SimpleITK")
 SHAPE = (8, 32, 40)
 SMALL = ("network.widths=[4,6,8]", "patch_size=[8,32,32]", "batch_size=1")
 QUICK = ("epochs=1", "iterations_per_epoch=1", "workers=0", "validation_patches=1")

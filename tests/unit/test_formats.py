@@ -11,6 +11,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.formats import ENDINGS, image_sha256
 from siccs_net.io.image import read_image, read_label, write_image, write_label
 
-sitk = pytest.importorskip("SimpleITK")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 AFFINE = np.array([[0, 1.5, 0, 3.3], [-0.7, 0, 0, 1.7], [0, 0, 2.5, -9.1], [0, 0, 0, 1]])
 
