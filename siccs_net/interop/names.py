@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siccs_net.errors import DataError, MissingPathError, UnavailableError
-from siccs_net.io.dataset import Problem, is_other_image
-from siccs_net.io.formats import is_readable
+from siccs_net.io.dataset import Problem
+from siccs_net.io.formats import is_other_image, is_readable
 from siccs_net.io.nifti import ENDINGS
 
 _LABEL = r"(?:labels?|seg(?:mentation)?s?|masks?|gt|ground[-_]?truth|annotations?|roi)"

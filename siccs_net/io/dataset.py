@@ -13,9 +13,9 @@ from pathlib import Path
 from siccs_net.errors import DatasetError, MissingPathError, UsageError
 from siccs_net.io import files
 from siccs_net.io.formats import (
-    ENDINGS,
     endings,
     format_of,
+    is_other_image,
     is_readable,
     stem,
     use_installed_readers,
@@ -26,10 +26,6 @@ from siccs_net.io.problem import is_utf8, name_problems
 from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
 
 THICKEST_MM = 20.0
-_OTHER_ENDINGS = (
-    *(*ENDINGS, ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".hdr", ".img", ".gipl"),
-    *(".mgh", ".mgz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".gif", ".webp"),
-)
 
 
 @dataclass(frozen=True)
@@ -314,11 +310,6 @@ def _unused_files(folder: Path, ending: str) -> list[Problem]:
             message = f"{path.name}: is left out, dataset.json says that files end in {ending}"
             problems.append(Problem("file ending", message, path=path, severity="warning"))
     return problems
-
-
-def is_other_image(path: Path) -> bool:
-    """Say whether a file's name is that of an image in a format that this version does not read."""
-    return path.name.lower().endswith(_OTHER_ENDINGS) and not is_readable(path)
 
 
 def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = (NIFTI, NRRD, METAIMAGE, PICTURE, TIFF)
 ENDINGS = tuple(ending for built_in in _BUILT_IN for ending in built_in.endings)
 """Endings of the files that are read without a plug-in."""
+_OTHER_ENDINGS = (
+    *(*ENDINGS, ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".hdr", ".img", ".gipl"),
+    *(".mgh", ".mgz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".gif", ".webp"),
+)
 NNUNET_READERS = (
     "SimpleITKIO",
     "SimpleITKIOWithReorient",
@@ -137,6 +141,11 @@ def ending_of(path: Path) -> str | None:
 def is_readable(path: Path) -> bool:
     """Say whether a file's name has an ending that can be read."""
     return ending_of(path) is not None
+
+
+def is_other_image(path: Path) -> bool:
+    """Say whether a file's name is that of an image in a format that this version does not read."""
+    return path.name.lower().endswith(_OTHER_ENDINGS) and not is_readable(path)
 
 
 def stem(path: Path) -> str:

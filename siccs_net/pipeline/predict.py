@@ -19,8 +19,17 @@ from siccs_net.errors import (
 )
 from siccs_net.inference.predictor import Model
 from siccs_net.io import files
-from siccs_net.io.dataset import is_other_image, split_channel
-from siccs_net.io.formats import ending_of, endings, format_of, image_sha256, is_readable, stem, use_installed_readers
+from siccs_net.io.dataset import split_channel
+from siccs_net.io.formats import (
+    ending_of,
+    endings,
+    format_of,
+    image_sha256,
+    is_other_image,
+    is_readable,
+    stem,
+    use_installed_readers,
+)
 from siccs_net.io.image import Image, read_image
 from siccs_net.io.problem import name_problems, printable
 from siccs_net.io.tiff import TIFF

@@ -69,7 +69,8 @@ def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Finge
 
 def _examine(dataset: Dataset, case: Case, known: CaseFingerprint | None) -> Examination:
     if known is not None and _unchanged(case, known) and {int(v) for v in known.label_voxels} <= dataset.labels.values:
-        return Examination(case.name, known, _content_problems(case, known.label_voxels, dataset.labels))
+        problems = (*_content_problems(case, known.label_voxels, dataset.labels), *_not_levels(dataset, case, known))
+        return Examination(case.name, known, problems)
     try:
         channels = dataset.description.channels
         found = examine_case(case, dataset.labels, ct=is_ct(dataset), channels=channels)
