@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -21,11 +20,10 @@ from siccs_net.io.formats import (
     use_installed_readers,
     use_reader_of_dataset,
 )
+from siccs_net.io.patients import read_patients
 from siccs_net.io.problem import Problem as Problem
 from siccs_net.io.problem import is_utf8, name_problems
 from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
-
-THICKEST_MM = 20.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def inspect_dataset(root: Path, description: DatasetDescription) -> Dataset:
     """Return the dataset in a folder as a description, not yet written there, says that it is (`open_dataset`)."""
     problems = _reader_problems(root, description)
     cases, case_problems = _find_cases(root, description)
-    patients, thickness_mm, patient_problems = _read_patients(root / "patients.csv", cases)
+    patients, thickness_mm, patient_problems = read_patients(root / "patients.csv", cases)
     cases = {
         name: Case(name, case.images, case.label, patients.get(name), thickness_mm.get(name))
         for name, case in sorted(cases.items())
@@ -318,46 +316,6 @@ def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:
         Problem("case name", f"{name!r} and '{name}_seg' cannot be in one dataset; rename one's files", name, root)
         for name in sorted(set(names) & {name.removesuffix("_seg") for name in names if name.endswith("_seg")})
     ]
-
-
-def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], dict[str, float], list[Problem]]:
-    if not path.is_file():
-        return {}, {}, []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        message = f"patients.csv is not a table in UTF-8 ({error}); save it as CSV in UTF-8"
-        return {}, {}, [Problem("patients.csv", message, path=path)]
-    patients: dict[str, str] = {}
-    thickness_mm: dict[str, float] = {}
-    problems = []
-    for number, row in enumerate(rows, start=2):
-        case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
-        if not case or not patient:
-            problems.append(Problem("patients.csv", f"patients.csv line {number}: no case or no patient", case, path))
-        elif case in patients:
-            problems.append(Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path))
-        else:
-            patients[case] = patient
-            if text := (row.get("thickness_mm") or "").strip():
-                if (thickness := parse_thickness(text)) is not None:
-                    thickness_mm[case] = thickness
-                else:
-                    message = f"patients.csv line {number}: thickness_mm is not a number of millimetres: {text!r}"
-                    problems.append(Problem("patients.csv", message, case, path))
-    lost = sorted(set(cases) - set(patients))
-    problems += [Problem("patients.csv", f"{case}: not in patients.csv", case, path) for case in lost]
-    return patients, thickness_mm, problems
-
-
-def parse_thickness(text: str) -> float | None:
-    """Return a slice thickness in millimetres, above 0 and up to 20, decimal comma or point; None when it is none."""
-    try:
-        thickness = float(text.replace(",", "."))
-    except ValueError:
-        return None
-    return thickness if 0 < thickness <= THICKEST_MM else None
 
 
 def _read_splits_leniently(path: Path) -> tuple[Splits | None, list[Problem]]:
