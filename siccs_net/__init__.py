@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from siccs_net.geometry import Grid
     from siccs_net.inference.predictor import Model, load_model
     from siccs_net.io.dataset import Dataset, open_dataset
+    from siccs_net.io.describe import write_dataset_json
+    from siccs_net.io.formats import use_reader
     from siccs_net.io.image import Image, Segmentation, read_image
+    from siccs_net.io.volume import ImageReader, Volume
     from siccs_net.pipeline.cross_validation import accumulate
     from siccs_net.pipeline.ensemble import ensemble_folders
     from siccs_net.pipeline.evaluate import evaluate
@@ -50,6 +53,10 @@ _HOMES = {
     "read_image": "io.image",
     "accumulate": "pipeline.cross_validation",
     "ensemble_folders": "pipeline.ensemble",
+    "ImageReader": "io.volume",
+    "Volume": "io.volume",
+    "use_reader": "io.formats",
+    "write_dataset_json": "io.describe",
     "evaluate": "pipeline.evaluate",
     "find_best_configuration": "pipeline.find_best",
     "plan": "pipeline.plan",
@@ -67,6 +74,7 @@ __all__ = [
     "Dataset",
     "Grid",
     "Image",
+    "ImageReader",
     "Model",
     "Plan",
     "Segmentation",
@@ -74,6 +82,7 @@ __all__ = [
     "SiccsTrainer",
     "Trainer",
     "Vahdani2026Trainer",
+    "Volume",
     "Workspace",
     "accumulate",
     "ensemble_folders",
@@ -86,7 +95,9 @@ __all__ = [
     "preprocess",
     "read_image",
     "train",
+    "use_reader",
     "validate",
+    "write_dataset_json",
 ]
 __version__ = "0.1.0"
 

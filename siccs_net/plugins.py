@@ -13,6 +13,7 @@ from types import ModuleType
 from siccs_net.errors import MissingPathError, UsageError
 
 TRAINERS = "siccs_net.trainers"
+READERS = "siccs_net.readers"
 
 
 def registered(group: str) -> dict[str, str]:

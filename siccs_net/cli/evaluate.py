@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="dataset.json that names the labels (default: the references')",
     )
+    parser.add_argument("--reader", metavar="CLASS", help="your own reader of an image format: package.module:Class")
     parser.add_argument("--no-surface", action="store_true", help="leave out NSD and HD95")
     add_workers(parser)
     return parser
@@ -39,9 +40,12 @@ def run(run: Run) -> int:
     """Evaluate and print the table; exit code 4 when a pair could not be measured."""
     from siccs_net.evaluation.summary import summary_table
     from siccs_net.io.files import file_sha256
+    from siccs_net.io.formats import use_reader
     from siccs_net.pipeline.evaluate import evaluate
 
     args = run.args
+    if args.reader is not None:
+        use_reader(args.reader)
     result = evaluate(
         args.predictions,
         args.references,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -244,13 +243,12 @@ def _print_expected(run: Run, dataset: Dataset, plan: Plan) -> None:
 
 
 def _print_expected_memory(run: Run, dataset: Dataset) -> None:
-    """Say what the largest scan takes as float32 with its label, for each worker; headers alone are read."""
-    import nibabel
-
+    """Say what the largest scan takes as float32 with its label, for each worker; of NIfTI files headers are read."""
+    from siccs_net.io.image import count_voxels
     from siccs_net.parallel import available_cpus
 
     workers = max(1, available_cpus() if run.args.workers is None else run.args.workers)
-    voxels = max(math.prod(nibabel.load(case.images[0]).shape[:3]) for case in dataset.cases.values())
+    voxels = max(count_voxels(case.images[0]) for case in dataset.cases.values())
     size = voxels * (4 * dataset.description.channels + 1) * workers
     run.say(
         f"  preprocessing: at least {size / 2**30:.2f} GiB of RAM (largest scan as float32 and its label, "

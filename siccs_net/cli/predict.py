@@ -58,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--part-id", "-part_id", type=int, default=0, metavar="I", help="which of the N parts this is, from 0"
     )
+    parser.add_argument("--reader", metavar="CLASS", help="your own reader of an image format: package.module:Class")
     parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
     add_device(parser)
     return parser

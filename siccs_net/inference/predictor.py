@@ -84,7 +84,7 @@ class Model:
     ) -> Segmentation:
         """Segment one scan on its own grid.
 
-        `source` is a NIfTI path, one path a channel, an Image, or a canonical array [z, y, x] or [c, z, y, x] with
+        `source` is an image's path, one path a channel, an Image, or a canonical array [z, y, x] or [c, z, y, x] with
         `grid` or `spacing_mm` (z, y, x). Raises the reader's errors, or EnvironmentProblem when memory runs out.
         """
         image = as_image(source, grid=grid, spacing_mm=spacing_mm, assume_orientation=assume_orientation)

@@ -17,6 +17,7 @@ from siccs_net.interop.draft import Draft, DraftCase
 from siccs_net.io import files
 from siccs_net.io.dataset import Problem
 from siccs_net.io.image import Image, check_same_grid, read_image, read_label
+from siccs_net.io.nifti import ENDINGS
 from siccs_net.io.table import shorten
 from siccs_net.parallel import run_all
 from siccs_net.records.dataset import LARGEST_LABEL
@@ -49,12 +50,14 @@ def check_case(case: DraftCase, channels: int, known: frozenset[int] | None) -> 
     values: frozenset[int] = frozenset()
     image = label = None
     try:
+        _require_nifti(*case.images)
         image = _read_stack(case.images[0], channels) if is_stack(case, channels) else read_image(case.images)
         hashes |= dict(zip(case.images, image.sha256, strict=True))
     except SiccsError as error:
         problems.append(problem_of(case.name, error))
     if case.label is not None:
         try:
+            _require_nifti(case.label)
             label = read_label(case.label)
             hashes[case.label] = label.sha256[0]
             values = frozenset(_values(label.array[0]))
@@ -64,6 +67,17 @@ def check_case(case: DraftCase, channels: int, known: frozenset[int] | None) -> 
     if image is not None and label is not None:
         problems += _grid_problems(case, label, image)
     return CheckedCase(case, hashes, values, tuple(problems))
+
+
+def _require_nifti(*paths: Path) -> None:
+    """Refuse other formats: files are copied into the new dataset as they are, as .nii.gz."""
+    for path in paths:
+        if not path.name.endswith(ENDINGS):
+            raise UnavailableError(
+                "this file format is not read by this version of siccs_convert",
+                path=path,
+                expected=" or ".join(ENDINGS),
+            )
 
 
 def is_stack(case: DraftCase, channels: int) -> bool:

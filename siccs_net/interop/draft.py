@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from siccs_net.io.dataset import Problem, name_problems
+from siccs_net.io.problem import Problem, name_problems
 
 ENDING = ".nii.gz"
 """Every dataset is written with this ending: nnU-Net reads one ending a dataset."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siccs_net.errors import DataError, MissingPathError, UnavailableError
-from siccs_net.io.dataset import Problem, is_other_image
-from siccs_net.io.image import ENDINGS
+from siccs_net.io.dataset import Problem
+from siccs_net.io.formats import is_other_image, is_readable
+from siccs_net.io.nifti import ENDINGS
 
 _LABEL = r"(?:labels?|seg(?:mentation)?s?|masks?|gt|ground[-_]?truth|annotations?|roi)"
 _WORD = rf"(?:images?|imgs?|scans?|vol(?:ume)?s?|(?:hr)?ct|{_LABEL})"
@@ -115,7 +116,7 @@ def nifti_files(folder: Path, *, deep: bool = False) -> tuple[list[Path], list[P
     there = sorted(folder.glob("**/*" if deep else "*"))
     found = [path for path in there if path.is_file() and not _hidden(path, folder)]
     paths = [path for path in found if path.name.endswith(ENDINGS)]
-    others = [path for path in found if is_other_image(path)]
+    others = [path for path in found if path not in paths and (is_readable(path) or is_other_image(path))]
     if not paths and others:
         example = f"{len(others)} images such as {others[0].name}"
         raise UnavailableError("holds no NIfTI file", path=folder, found=example, expected=" or ".join(ENDINGS))
@@ -126,7 +127,7 @@ def nifti_files(folder: Path, *, deep: bool = False) -> tuple[list[Path], list[P
 
 def other_format(path: Path) -> Problem:
     """Return the finding for an image that this version does not read."""
-    message = f"{path}: this file format is not read by this version (it reads {', '.join(ENDINGS)})"
+    message = f"{path}: this file format is not read by this version of siccs_convert (it reads {', '.join(ENDINGS)})"
     return Problem("file format", message, path.name, path)
 
 

@@ -16,8 +16,9 @@ from siccs_net.errors import DataError, MissingPathError, UnavailableError
 from siccs_net.interop.draft import Draft, DraftCase, DraftTable
 from siccs_net.interop.names import Matching, match_tree
 from siccs_net.interop.writer import table_text
-from siccs_net.io.dataset import THICKEST_MM, Problem, parse_thickness
-from siccs_net.io.image import ENDINGS
+from siccs_net.io.dataset import Problem
+from siccs_net.io.nifti import ENDINGS
+from siccs_net.io.patients import THICKEST_MM, parse_thickness
 from siccs_net.io.pft import PFT_COLUMNS, check_pft, lung_columns
 from siccs_net.io.table import Row, Table, nearest, read_table
 

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from siccs_net.errors import DatasetError, MissingPathError
+from siccs_net.errors import DatasetError, MissingPathError, UsageError
 from siccs_net.io import files
-from siccs_net.io.image import ENDINGS
-from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
-
-MAX_NAME = 200
-THICKEST_MM = 20.0
-_OTHER_ENDINGS = (
-    *(*ENDINGS, ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd"),
-    *(".mgh", ".mgz", ".dcm", ".dicom", ".ima", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"),
+from siccs_net.io.formats import (
+    endings,
+    format_of,
+    is_other_image,
+    is_readable,
+    stem,
+    use_installed_readers,
+    use_reader_of_dataset,
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding about a dataset: its kind in a few fixed words, where, and one line that says what to do."""
-
-    kind: str
-    message: str
-    case: str | None = None
-    path: Path | None = None
-    severity: Literal["error", "warning"] = "error"
+from siccs_net.io.patients import read_patients
+from siccs_net.io.problem import Problem as Problem
+from siccs_net.io.problem import is_utf8, name_problems
+from siccs_net.records.dataset import DatasetDescription, Fold, LabelScheme, Splits
 
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case: one image a channel, and its label map; what patients.csv says of it."""
+    """The files of one case: one image a channel (or one of all, in colour), its label map; what patients.csv says."""
 
     name: str
     images: tuple[Path, ...]
@@ -89,16 +80,21 @@ def open_dataset(folder: Path | str) -> Dataset:
         raise MissingPathError(
             "the folder has no dataset.json", path=root, hint="Give nnU-Net's DatasetXXX_Name folder"
         )
-    description = read_description(root / "dataset.json")
-    cases, problems = _find_cases(root, description)
-    patients, thickness_mm, patient_problems = _read_patients(root / "patients.csv", cases)
+    return inspect_dataset(root, read_description(root / "dataset.json"))
+
+
+def inspect_dataset(root: Path, description: DatasetDescription) -> Dataset:
+    """Return the dataset in a folder as a description, not yet written there, says that it is (`open_dataset`)."""
+    problems = _reader_problems(root, description)
+    cases, case_problems = _find_cases(root, description)
+    patients, thickness_mm, patient_problems = read_patients(root / "patients.csv", cases)
     cases = {
         name: Case(name, case.images, case.label, patients.get(name), thickness_mm.get(name))
         for name, case in sorted(cases.items())
     }
     splits, split_problems = _read_splits_leniently(root / "splits_final.json")
     count = _count_problem(description, len(cases))
-    problems += [*_store_problems(cases, root), *patient_problems, *split_problems, *count]
+    problems += [*case_problems, *_store_problems(cases, root), *patient_problems, *split_problems, *count]
     problems += _painted_over(description, root)
     return Dataset(root, description, cases, splits, tuple(problems))
 
@@ -161,9 +157,20 @@ def splits_json(folds: Iterable[Fold]) -> bytes:
     ).encode()
 
 
+def _reader_problems(root: Path, description: DatasetDescription) -> list[Problem]:
+    """Use the reader that dataset.json names, and those that are installed; say what is wrong with it."""
+    try:
+        use_installed_readers()
+        use_reader_of_dataset(description.overwrite_image_reader_writer)
+    except UsageError as error:
+        return [Problem("reader", str(error), path=root / "dataset.json")]
+    return []
+
+
 def _find_cases(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
-    if description.file_ending not in ENDINGS:
-        message = f"file_ending {description.file_ending!r} is not read by this version (it reads {', '.join(ENDINGS)})"
+    if description.file_ending not in endings():
+        known = ", ".join(endings())
+        message = f"file_ending {description.file_ending!r} is not read by this version (it reads {known})"
         return {}, [Problem("file ending", message, path=root / "dataset.json")]
     if description.dataset is not None:
         return _listed_cases(root, description)
@@ -178,22 +185,38 @@ def _listed_cases(root: Path, description: DatasetDescription) -> tuple[dict[str
         missing = [path for path in paths if not path.is_file()]
         problems += [Problem("missing file", f"{name}: {path} does not exist", name, path) for path in missing]
         problems += name_problems(name, root)
-        if len(entry.images) != description.channels:
+        unread = [path for path in paths if path not in missing and not is_readable(path)]
+        problems += [_unread(name, path) for path in unread]
+        if len(entry.images) != description.channels and not _in_one_file(paths[:-1], description):
             message = f"{name}: {len(entry.images)} images listed, {description.channels} channels in channel_names"
             problems.append(Problem("missing channel", message, name, root / "dataset.json"))
-        elif not missing:
+        elif not missing and not unread:
             cases[name] = Case(name, tuple(paths[:-1]), paths[-1])
     return cases, problems
 
 
+def _unread(case: str, path: Path) -> Problem:
+    message = f"{case}: {path.name} is in a format that is not read by this version (it reads {', '.join(endings())})"
+    return Problem("file format", message, case, path)
+
+
+def _in_one_file(paths: Sequence[Path], description: DatasetDescription) -> bool:
+    """Say whether a case's only file may hold all its channels, as a picture in RGB does."""
+    return (
+        description.channels > 1 and len(paths) == 1 and is_readable(paths[0]) and format_of(paths[0]).several_channels
+    )
+
+
 def _cases_in_folders(root: Path, description: DatasetDescription) -> tuple[dict[str, Case], list[Problem]]:
     images, problems = scan_folder(root / "imagesTr", description)
-    labels = _names(root / "labelsTr", description.file_ending)
-    problems += _unused_files(root / "labelsTr", description.file_ending)
+    labels, label_problems = _find_labels(root / "labelsTr", description.file_ending)
+    problems += label_problems
     cases = {}
     for name, channels in images.items():
         problems += name_problems(name, root / "imagesTr")
         missing = [number for number in range(description.channels) if number not in channels]
+        if 0 in channels and _in_one_file(list(channels.values()), description):
+            missing = []
         for number in missing:
             path = root / "imagesTr" / f"{name}_{number:04d}{description.file_ending}"
             problems.append(
@@ -203,10 +226,28 @@ def _cases_in_folders(root: Path, description: DatasetDescription) -> tuple[dict
             path = root / "labelsTr" / f"{name}{description.file_ending}"
             problems.append(Problem("image without label", f"{name}: has no label file {path.name}", name, path))
         elif not missing:
-            cases[name] = Case(name, tuple(channels[n] for n in range(description.channels)), labels[name])
+            cases[name] = Case(name, tuple(channels[number] for number in sorted(channels)), labels[name])
     for name in sorted(set(labels) - set(images)):
         problems.append(Problem("label without image", f"{name}: has a label but no image", name, labels[name]))
     return cases, problems
+
+
+def _find_labels(folder: Path, ending: str) -> tuple[dict[str, Path], list[Problem]]:
+    """Return each case's label map: a file with the dataset's ending, else one with any other that is read."""
+    labels, problems = _names(folder, ending), _unused_files(folder, ending)
+    others: dict[str, list[Path]] = {}
+    for path in (problem.path for problem in problems if problem.severity == "warning"):
+        if path is not None and is_readable(path) and stem(path) not in labels:
+            others.setdefault(stem(path), []).append(path)
+    used = {path for paths in others.values() for path in paths}
+    problems = [problem for problem in problems if problem.path not in used]
+    for name, paths in others.items():
+        if len(paths) > 1:
+            listed = " and ".join(path.name for path in paths)
+            problems.append(Problem("duplicate case", f"{name}: two label maps: {listed}", name, paths[0]))
+        else:
+            labels[name] = paths[0]
+    return labels, problems
 
 
 def scan_folder(folder: Path, description: DatasetDescription) -> tuple[dict[str, dict[int, Path]], list[Problem]]:
@@ -263,43 +304,10 @@ def _unused_files(folder: Path, ending: str) -> list[Problem]:
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         if not is_utf8(path.name):
             problems += name_problems(path.name, folder)
-        elif not path.name.endswith(ending) and (is_other_image(path) or path.name.endswith(ENDINGS)):
+        elif not path.name.endswith(ending) and (is_other_image(path) or is_readable(path)):
             message = f"{path.name}: is left out, dataset.json says that files end in {ending}"
             problems.append(Problem("file ending", message, path=path, severity="warning"))
     return problems
-
-
-def is_other_image(path: Path) -> bool:
-    """Say whether a file's name is that of an image in a format that this version does not read."""
-    return path.name.lower().endswith(_OTHER_ENDINGS) and not path.name.endswith(ENDINGS)
-
-
-def is_utf8(name: str) -> bool:
-    """Say whether a file's name is text; bytes that are not UTF-8 reach Python as lone surrogates."""
-    return printable(name) == name
-
-
-def printable(name: str) -> str:
-    """Return the name with what is not UTF-8 written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def name_problems(name: str, path: Path) -> list[Problem]:
-    """Say why a case's name cannot be used as a file name (control characters, separators, dashes, length)."""
-    reasons = []
-    if not is_utf8(name):
-        reasons.append("bytes that are not UTF-8")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        reasons.append("a control character such as a line break")
-    if "/" in name or "\\" in name or name.startswith(".") or ".." in name:
-        reasons.append("a path separator, a leading dot or '..'")
-    if name.startswith("-"):
-        reasons.append("a leading dash")
-    if len(name) > MAX_NAME or len(printable(name).encode()) > MAX_NAME:
-        reasons.append(f"more than {MAX_NAME} bytes")
-    shown = name if len(name) <= 60 else name[:57] + "…"
-    message = f"{shown!r} has {{}}; rename its files"
-    return [Problem("case name", message.format(reason), printable(name), path) for reason in reasons]
 
 
 def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:
@@ -308,46 +316,6 @@ def _store_problems(names: Iterable[str], root: Path) -> list[Problem]:
         Problem("case name", f"{name!r} and '{name}_seg' cannot be in one dataset; rename one's files", name, root)
         for name in sorted(set(names) & {name.removesuffix("_seg") for name in names if name.endswith("_seg")})
     ]
-
-
-def _read_patients(path: Path, cases: dict[str, Case]) -> tuple[dict[str, str], dict[str, float], list[Problem]]:
-    if not path.is_file():
-        return {}, {}, []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        message = f"patients.csv is not a table in UTF-8 ({error}); save it as CSV in UTF-8"
-        return {}, {}, [Problem("patients.csv", message, path=path)]
-    patients: dict[str, str] = {}
-    thickness_mm: dict[str, float] = {}
-    problems = []
-    for number, row in enumerate(rows, start=2):
-        case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
-        if not case or not patient:
-            problems.append(Problem("patients.csv", f"patients.csv line {number}: no case or no patient", case, path))
-        elif case in patients:
-            problems.append(Problem("patients.csv", f"patients.csv line {number}: {case} is listed twice", case, path))
-        else:
-            patients[case] = patient
-            if text := (row.get("thickness_mm") or "").strip():
-                if (thickness := parse_thickness(text)) is not None:
-                    thickness_mm[case] = thickness
-                else:
-                    message = f"patients.csv line {number}: thickness_mm is not a number of millimetres: {text!r}"
-                    problems.append(Problem("patients.csv", message, case, path))
-    lost = sorted(set(cases) - set(patients))
-    problems += [Problem("patients.csv", f"{case}: not in patients.csv", case, path) for case in lost]
-    return patients, thickness_mm, problems
-
-
-def parse_thickness(text: str) -> float | None:
-    """Return a slice thickness in millimetres, above 0 and up to 20, decimal comma or point; None when it is none."""
-    try:
-        thickness = float(text.replace(",", "."))
-    except ValueError:
-        return None
-    return thickness if 0 < thickness <= THICKEST_MM else None
 
 
 def _read_splits_leniently(path: Path) -> tuple[Splits | None, list[Problem]]:

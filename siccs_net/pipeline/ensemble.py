@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from siccs_net.errors import DataError, MissingPathError, RecordError, SiccsError, UsageError
 from siccs_net.inference.postprocess import postprocess
 from siccs_net.io import files
-from siccs_net.io.image import ENDINGS, Segmentation, check_same_grid, read_label
+from siccs_net.io.formats import endings, stem
+from siccs_net.io.image import Segmentation, check_same_grid, read_label
 from siccs_net.io.probabilities import (
     SavedProbabilities,
     cases_with_probabilities,
@@ -143,10 +144,10 @@ def _meaning(member: SavedProbabilities) -> list[tuple[str, int | tuple[int, ...
 
 def _mask_beside(folder: Path, case: str) -> tuple[Any, str]:
     """Return the file header and the ending of the mask beside the probabilities: the scan's own."""
-    for ending in ENDINGS:
+    for ending in endings():
         if (path := folder / f"{case}{ending}").is_file():
             return read_label(path).header, ending
-    raise MissingPathError("the mask beside the probabilities is missing", path=folder / f"{case}{ENDINGS[0]}")
+    raise MissingPathError("the mask beside the probabilities is missing", path=folder / f"{case}{endings()[0]}")
 
 
 def _existing(job: _Job, members: Sequence[SavedProbabilities], target: Path) -> EnsembleRecord | None:
@@ -173,8 +174,7 @@ def _sources(members: Sequence[SavedProbabilities]) -> tuple[str, ...]:
 
 
 def _record_path(target: Path) -> Path:
-    name = next(target.name.removesuffix(ending) for ending in ENDINGS if target.name.endswith(ending))
-    return target.with_name(f"{name}.json")
+    return target.with_name(f"{stem(target)}.json")
 
 
 def _write(job: _Job, members: Sequence[SavedProbabilities], target: Path, header: Any) -> EnsembleRecord:

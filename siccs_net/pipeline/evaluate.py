@@ -15,7 +15,8 @@ from tqdm import tqdm
 from siccs_net.errors import DataError, MissingPathError, SiccsError, UsageError
 from siccs_net.evaluation.summary import measure_case, summarise
 from siccs_net.io.dataset import read_description
-from siccs_net.io.image import ENDINGS, check_same_grid, read_label
+from siccs_net.io.formats import endings, is_readable, stem, use_installed_readers
+from siccs_net.io.image import check_same_grid, read_label
 from siccs_net.parallel import run_all
 from siccs_net.pipeline.validate_fold import write_summary
 from siccs_net.records.dataset import LabelScheme
@@ -35,17 +36,19 @@ class Evaluation:
 def find_pairs(
     predictions: Path, references: Path
 ) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, SiccsError]]]:
-    """Match predictions with references by file name; each reference without a prediction is an error.
+    """Match predictions with references by name, whatever their endings.
 
-    A prediction without a reference is a warning. Raises MissingPathError, or UsageError for a folder without
-    references, without a common name, or with CASE.nii beside CASE.nii.gz.
+    A reference without a prediction is an error, a prediction without a reference a warning.
+    Raises MissingPathError, or UsageError for a folder without references, without a common name, or with CASE.nii
+    beside CASE.nii.gz.
     """
     for folder in (predictions, references):
         if not folder.is_dir():
             raise MissingPathError("the folder does not exist", path=folder)
+    use_installed_readers()
     predicted, wanted = _masks(predictions), _masks(references)
     if not wanted:
-        raise UsageError("the folder holds no reference", path=references, expected=" or ".join(ENDINGS))
+        raise UsageError("the folder holds no reference", path=references, expected=" or ".join(endings()))
     common = sorted(set(predicted) & set(wanted))
     if not common:
         found = f"{', '.join(sorted(predicted)[:3]) or 'no mask'} beside {', '.join(sorted(wanted)[:3])}"
@@ -61,10 +64,10 @@ def find_pairs(
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    paths = [path for path in sorted(folder.iterdir()) if path.name.endswith(ENDINGS) and not path.name.startswith(".")]
+    paths = [path for path in sorted(folder.iterdir()) if is_readable(path) and not path.name.startswith(".")]
     masks: dict[str, Path] = {}
     for path in paths:
-        name = path.name.removesuffix(next(ending for ending in ENDINGS if path.name.endswith(ending)))
+        name = stem(path)
         if name in masks:
             raise UsageError("two masks of one case", path=folder, found=f"{masks[name].name} and {path.name}")
         masks[name] = path

@@ -18,7 +18,8 @@ from siccs_net.evaluation.figures import LUNG_WINDOW_HU, legend_patches, overlay
 from siccs_net.evaluation.reporting.palettes import Colour, label_colours
 from siccs_net.io import files
 from siccs_net.io.dataset import read_description
-from siccs_net.io.image import ENDINGS, check_same_grid, read_image, read_label
+from siccs_net.io.formats import endings, is_readable, stem
+from siccs_net.io.image import check_same_grid, read_image, read_label
 from siccs_net.parallel import run_all
 from siccs_net.records.dataset import BACKGROUND, LabelScheme
 
@@ -44,7 +45,7 @@ def find_views(images: Path, masks: Path, references: Path | None, *, channel: i
     """
     found = _by_name(masks)
     if not found:
-        raise UsageError("the folder holds no mask", path=masks, expected=" or ".join(ENDINGS))
+        raise UsageError("the folder holds no mask", path=masks, expected=" or ".join(endings()))
     scans = _by_name(images)
     wanted = _by_name(references) if references is not None else {}
     views = []
@@ -61,8 +62,8 @@ def find_views(images: Path, masks: Path, references: Path | None, *, channel: i
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingPathError("the folder does not exist", path=folder)
-    paths = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
-    return {path.name.removesuffix(next(e for e in ENDINGS if path.name.endswith(e))): path for path in paths}
+    paths = sorted(path for path in folder.iterdir() if is_readable(path) and not path.name.startswith("."))
+    return {stem(path): path for path in paths}
 
 
 def labels_for(masks: Path, given: Path | None, references: Path | None) -> LabelScheme | None:

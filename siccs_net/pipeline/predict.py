@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,10 +21,22 @@ from siccs_net.errors import (
 from siccs_net.inference.postprocess import postprocess
 from siccs_net.inference.predictor import Model
 from siccs_net.io import files
-from siccs_net.io.dataset import is_other_image, name_problems, printable, split_channel
-from siccs_net.io.image import ENDINGS, Image, read_image
+from siccs_net.io.dataset import split_channel
+from siccs_net.io.formats import (
+    ending_of,
+    endings,
+    format_of,
+    image_sha256,
+    is_other_image,
+    is_readable,
+    stem,
+    use_installed_readers,
+)
+from siccs_net.io.image import Image, read_image
 from siccs_net.io.probabilities import cases_with_probabilities
 from siccs_net.io.probabilities import save_probabilities as save_levels
+from siccs_net.io.problem import name_problems, printable
+from siccs_net.io.tiff import TIFF
 from siccs_net.preprocessing.probabilities import LEVELS
 from siccs_net.records.checkpoint import FinalRecord
 from siccs_net.records.postprocessing import PostProcessing, PostStep
@@ -38,12 +50,14 @@ _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 class Scan:
     """One scan to predict: its name and its files, one a channel.
 
-    `problem` says why it is refused at once; its paths are then all the files that are refused with it.
+    `problem` says why it is refused at once; its paths are then all the files that are refused with it. `channels` is
+    how many the model takes.
     """
 
     name: str
     paths: tuple[Path, ...]
     problem: SiccsError | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,18 +75,20 @@ def find_scans(source: Path, channels: int) -> list[Scan]:
     """Return the scans in a folder, or the one in a file, in the order of their names.
 
     CASE_0000.nii.gz is channel 0 of CASE; with one channel CASE.nii.gz is taken too, and a number other than _0000
-    belongs to the name (`split_channel`). Images in another format are scans with a `problem`. Raises
+    belongs to the name (`split_channel`). A colour picture may hold all channels. Any ending that is read is taken;
+    images in another format are scans with a `problem`. Raises
     MissingPathError for a path that does not exist, UsageError for a folder without an image.
     """
     if not source.exists():
         raise MissingPathError("the input does not exist", path=source)
+    use_installed_readers()
     if source.is_file():
         return _scans_of_file(source, channels)
     paths = _visible_files(source)
-    images = [path for path in paths if path.name.endswith(ENDINGS)]
+    images = [path for path in paths if is_readable(path)]
     scans = [*_group(images, channels), *(_other_format(path) for path in paths if is_other_image(path))]
     if not scans:
-        raise UsageError("the folder holds no image", path=source, expected=f"files ending in {' or '.join(ENDINGS)}")
+        raise UsageError("the folder holds no image", path=source, expected=f"files ending in {' or '.join(endings())}")
     return sorted(scans, key=lambda scan: scan.name)
 
 
@@ -81,30 +97,25 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def _scans_of_file(path: Path, channels: int) -> list[Scan]:
-    if not path.name.endswith(ENDINGS):
-        raise UsageError("this file format is not read by this version", path=path, expected=" or ".join(ENDINGS))
+    format_of(path)
     if channels == 1:
         return _group([path], channels)
-    images = [other for other in sorted(path.parent.iterdir()) if other.name.endswith(ENDINGS)]
+    images = [other for other in sorted(path.parent.iterdir()) if is_readable(other)]
     return [scan for scan in _group(images, channels) if path in scan.paths]
 
 
 def _group(images: Sequence[Path], channels: int) -> list[Scan]:
-    names = {_stem(path) for path in images}
+    names = {stem(path) for path in images}
     grouped: dict[str, dict[int, list[Path]]] = {}
     for path in images:
-        name, channel = split_channel(_stem(path), names, channels)
+        name, channel = split_channel(stem(path), names, channels)
         grouped.setdefault(name, {}).setdefault(channel, []).append(path)
     return [_scan(name, found, channels) for name, found in sorted(grouped.items())]
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(next(ending for ending in ENDINGS if path.name.endswith(ending)))
-
-
 def _other_format(path: Path) -> Scan:
     problem: SiccsError = UnavailableError(
-        "this file format is not read by this version", path=path, expected=" or ".join(ENDINGS)
+        "this file format is not read by this version", path=path, expected=" or ".join(endings())
     )
     return Scan(printable(path.name), (path,), _name_problem(path.name, path) or problem)
 
@@ -120,14 +131,18 @@ def _scan(name: str, found: dict[int, list[Path]], channels: int) -> Scan:
     listed = ", ".join(path.name for path in paths)
     if problem is None and len(paths) > len(found):
         problem = DataError("two files for one channel of one scan", path=paths[0], found=listed)
-    elif problem is None and sorted(found) != list(range(channels)):
+    elif problem is None and sorted(found) != list(range(channels)) and not _in_colour(paths, found):
         problem = DataError(
             "has other channels than the model",
             path=paths[0],
             found=f"channels {sorted(found)} ({listed})",
             expected=f"{channels} ({name}_0000 …)" if channels > 1 else "one file",
         )
-    return Scan(printable(name), paths, problem)
+    return Scan(printable(name), paths, problem, channels)
+
+
+def _in_colour(paths: Sequence[Path], found: Collection[int]) -> bool:
+    return set(found) == {0} and format_of(paths[0]).several_channels
 
 
 def predict_scans(
@@ -135,7 +150,7 @@ def predict_scans(
     scans: Sequence[Scan],
     output: Path,
     *,
-    ending: str = ".nii.gz",
+    ending: str | None = None,
     overwrite: bool = False,
     assume_orientation: str | None = None,
     show_progress: bool = False,
@@ -143,7 +158,7 @@ def predict_scans(
     postprocessing: Sequence[PostStep] = (),
     save_probabilities: bool = False,
 ) -> list[Outcome]:
-    """Predict scans one after another into `output`/NAME.nii.gz with NAME.json beside each.
+    """Predict scans one after another into `output`/NAME with the scan's own ending (or `ending`), and NAME.json.
 
     `postprocessing` steps change the masks; with `save_probabilities` the class probabilities, which they do not
     change, are kept beside each mask.
@@ -162,14 +177,18 @@ def predict_scans(
     return outcomes
 
 
-def _check_output(scans: Sequence[Scan], output: Path, ending: str) -> None:
+def _target(scan: Scan, output: Path, ending: str | None) -> Path:
+    return output / f"{scan.name}{ending or ending_of(scan.paths[0]) or ''}"
+
+
+def _check_output(scans: Sequence[Scan], output: Path, ending: str | None) -> None:
     hint = "Choose another output folder"
-    if output.name.lower().endswith(ENDINGS) or output.is_file():
+    if output.name.lower().endswith(endings()) or output.is_file():
         raise UsageError("the output is a folder, not a file", path=output, hint=hint)
     statuses = [path.stat() for scan in scans for path in scan.paths if path.exists()]
     inputs = {(status.st_dev, status.st_ino) for status in statuses}
     for scan in scans:
-        target = output / f"{scan.name}{ending}"
+        target = _target(scan, output, ending)
         if target.exists() and (target.stat().st_dev, target.stat().st_ino) in inputs:
             raise UsageError("the mask would replace an input file", path=target, hint=hint)
 
@@ -216,9 +235,11 @@ def postprocessing_of(folder: Path, folds: Sequence[str]) -> tuple[PostStep, ...
     return found.steps
 
 
-def _outcomes(maker: _Maker, scans: Sequence[Scan], output: Path, ending: str, overwrite: bool) -> Iterator[Outcome]:
+def _outcomes(
+    maker: _Maker, scans: Sequence[Scan], output: Path, ending: str | None, overwrite: bool
+) -> Iterator[Outcome]:
     for scan in scans:
-        target = output / f"{scan.name}{ending}"
+        target = _target(scan, output, ending)
         refusal = None
         try:
             if scan.problem is not None:
@@ -226,7 +247,7 @@ def _outcomes(maker: _Maker, scans: Sequence[Scan], output: Path, ending: str, o
             if (kept := _existing(maker, scan, target, overwrite=overwrite)) is not None:
                 yield Outcome(scan, "kept", target, record=kept)
                 continue
-            image = read_image(scan.paths, assume_orientation=maker.assume_orientation)
+            image = read_image(scan.paths, assume_orientation=maker.assume_orientation, channels=scan.channels)
             record = _predict_one(maker, scan, image, target)
         except (DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError) as error:
             refusal = _refusal(scan, error)
@@ -263,8 +284,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _record_path(target: Path) -> Path:
-    name = next(target.name.removesuffix(ending) for ending in ENDINGS if target.name.endswith(ending))
-    return target.with_name(f"{name}.json")
+    return target.with_name(f"{stem(target)}.json")
 
 
 def _existing(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> PredictionRecord | None:
@@ -282,8 +302,8 @@ def _existing(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> Pr
             )
         return None
     if record is not None and _is_made_so(maker, record, target):
-        inputs = tuple(map(files.file_sha256, scan.paths))
-        if record.input_sha256 == inputs and record.output_sha256 == files.file_sha256(target):
+        inputs = tuple(map(image_sha256, scan.paths))
+        if record.input_sha256 == inputs and record.output_sha256 == image_sha256(target):
             return record
     raise DataError(
         "the output exists and was not made from this input by this model",
@@ -325,6 +345,7 @@ def _predict_one(maker: _Maker, scan: Scan, image: Image, target: Path) -> Predi
         folds=model.folds,
         volumes_ml=segmentation.volumes_ml(),
         postprocessing=maker.postprocessing,
+        spacing=segmentation.grid.spacing_mm if format_of(target) is TIFF else None,
     )
     files.write_record(_record_path(target), record)
     return record

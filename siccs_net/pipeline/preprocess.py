@@ -10,6 +10,7 @@ from tqdm import tqdm
 from siccs_net.errors import DataError, RecordError, StoreError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset, require_whole
+from siccs_net.io.formats import image_sha256
 from siccs_net.io.image import check_same_grid, read_image, read_label
 from siccs_net.io.store import PreparedStore
 from siccs_net.parallel import run_all
@@ -75,7 +76,7 @@ def _prepare(case: Case, dataset: Dataset, configuration: Configuration, store: 
     """Prepare one case; return False when it was there already."""
     if _is_current(case, store, recipe):
         return False
-    image = read_image(case.images)
+    image = read_image(case.images, channels=dataset.description.channels)
     if case.label is None:
         raise DataError("the case has no label", path=case.images[0])
     label = read_label(case.label)
@@ -93,4 +94,4 @@ def _is_current(case: Case, store: PreparedStore, recipe: str) -> bool:
         logger.warning("preparing %s anew: %s", case.name, error)
         return False
     paths = [*case.images, *([case.label] if case.label else [])]
-    return record.input_sha256 == tuple(map(files.file_sha256, paths))
+    return record.input_sha256 == tuple(map(image_sha256, paths))

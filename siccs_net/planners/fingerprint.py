@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, SiccsError
 from siccs_net.geometry import Grid
-from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset, Problem
+from siccs_net.io.formats import image_sha256
 from siccs_net.io.image import Image, check_same_grid, read_image, read_label
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.crop import body_box, crop
@@ -69,16 +69,19 @@ def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Finge
 
 def _examine(dataset: Dataset, case: Case, known: CaseFingerprint | None) -> Examination:
     if known is not None and _unchanged(case, known) and {int(v) for v in known.label_voxels} <= dataset.labels.values:
-        return Examination(case.name, known, _content_problems(case, known.label_voxels, dataset.labels))
+        problems = (*_content_problems(case, known.label_voxels, dataset.labels), *_not_levels(dataset, case, known))
+        return Examination(case.name, known, problems)
     try:
-        return examine_case(case, dataset.labels, ct=is_ct(dataset))
+        channels = dataset.description.channels
+        found = examine_case(case, dataset.labels, ct=is_ct(dataset), channels=channels)
+        return replace(found, problems=(*found.problems, *_not_levels(dataset, case, found.fingerprint)))
     except SiccsError as error:
         return Examination(case.name, None, (_problem(case, error),))
 
 
 def _unchanged(case: Case, known: CaseFingerprint) -> bool:
     paths = [*case.images, *([case.label] if case.label else [])]
-    return all(path.is_file() for path in paths) and tuple(map(files.file_sha256, paths)) == known.input_sha256
+    return all(path.is_file() for path in paths) and tuple(map(image_sha256, paths)) == known.input_sha256
 
 
 def _problem(case: Case, error: SiccsError) -> Problem:
@@ -88,13 +91,13 @@ def _problem(case: Case, error: SiccsError) -> Problem:
     return Problem(kind, f"{case.name}: {error}", case.name, error.path)
 
 
-def examine_case(case: Case, labels: LabelScheme, *, ct: bool) -> Examination:
+def examine_case(case: Case, labels: LabelScheme, *, ct: bool, channels: int | None = None) -> Examination:
     """Read one case's image and label once and measure them.
 
     Returns its fingerprint with all findings about its label; raises ImageError or GeometryError when a file cannot
     be used at all.
     """
-    image = read_image(case.images)
+    image = read_image(case.images, channels=channels)
     if case.label is None:
         raise DataError("the case has no label", path=case.images[0])
     label = read_label(case.label)
@@ -173,6 +176,17 @@ def _not_hu(case: Case, image: Image, ct: bool) -> Iterator[Problem]:
     if ct and (low := float(image.array[0].min())) > -500:
         message = f"{case.name}: the lowest value is {low:g}; a chest CT in HU holds air near -1000"
         yield Problem("not in HU", message, case.name, case.images[0], "warning")
+
+
+def _not_levels(dataset: Dataset, case: Case, found: CaseFingerprint | None) -> Iterator[Problem]:
+    """Name channels called rgb_to_0_1 whose numbers are no 8-bit levels: they are divided by 255."""
+    for number, name in dataset.description.channel_names.items():
+        if found is None or name.strip().lower() != "rgb_to_0_1":
+            continue
+        own = found.statistics_all[int(number)]
+        if own.minimum < 0 or own.maximum > 255:
+            message = f"{case.name}: channel {number} is called rgb_to_0_1 but holds {own.minimum:g} to {own.maximum:g}"
+            yield Problem("channel range", f"{message}; 0 to 255 are expected", case.name, case.images[0])
 
 
 def _content_problems(case: Case, voxels: dict[str, int], labels: LabelScheme) -> tuple[Problem, ...]:

@@ -44,7 +44,7 @@ _SCHEMES = {
     "ct": "ct",
     "nonorm": "none",
     "rescale_to_0_1": "rescale_to_0_1",
-    "rgb_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rgb_to_0_1",
 }
 
 
@@ -191,7 +191,7 @@ def _iterations(draft: ConfigurationDraft, dataset: Dataset) -> int:
 
 
 def normalisation_schemes(dataset: Dataset, *, region: Any) -> tuple[ChannelNormalisation, ...]:
-    """Return each channel's scheme by its name in dataset.json: CT, noNorm, rescale_to_0_1; anything else z-score."""
+    """Return each channel's scheme by its name: CT, noNorm, rescale_to_0_1, rgb_to_0_1; anything else z-score."""
     names = [dataset.description.channel_names[str(number)] for number in range(dataset.description.channels)]
     schemes = [_SCHEMES.get(name.strip().lower(), "zscore_image") for name in names]
     return tuple(ChannelNormalisation.model_validate({"scheme": scheme, "region": region}) for scheme in schemes)

@@ -21,6 +21,8 @@ _KEYS = 1 << (32 - _DROPPED_BITS)
 _LARGEST = (2 - 2**-7) * 2.0**127
 """The largest float32 with 8 significant bits."""
 _SMALLEST_STD = 1e-8
+_BRIGHTEST = 255.0
+"""The brightest level of an 8-bit colour: `rgb_to_0_1` divides by it, whatever a picture holds."""
 
 Histogram = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Ascending values and the number of voxels at each."""
@@ -189,6 +191,8 @@ def _fold_scaling(
 ) -> ChannelScaling:
     if scheme not in get_args(NormalisationScheme):
         raise UsageError("not a normalisation scheme", found=scheme, expected=get_args(NormalisationScheme))
+    if scheme == "rgb_to_0_1":
+        return ChannelScaling(scheme=scheme, lower=0.0, upper=_BRIGHTEST)
     if scheme not in ("ct", "zscore"):
         return ChannelScaling(scheme=scheme)
     if not cases:
@@ -239,7 +243,7 @@ def _scale(channel: NDArray[np.float32], scaling: ChannelScaling) -> None:
             np.clip(channel, lower, upper, out=channel)
         case ChannelScaling(scheme="zscore" | "zscore_image", mean=float(mean), std=float(spread)):
             pass
-        case ChannelScaling(scheme="rescale_to_0_1", lower=float(lower), upper=float(upper)):
+        case ChannelScaling(scheme="rescale_to_0_1" | "rgb_to_0_1", lower=float(lower), upper=float(upper)):
             mean, spread = lower, upper - lower
         case _:
             raise UsageError(

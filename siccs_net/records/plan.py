@@ -71,7 +71,7 @@ class ChannelNormalisation(Record):
     `region` says over which voxels of the prepared training cases the statistics run: all, or labelled ones.
     """
 
-    scheme: Literal["ct", "zscore", "zscore_image", "rescale_to_0_1", "none"]
+    scheme: Literal["ct", "zscore", "zscore_image", "rescale_to_0_1", "rgb_to_0_1", "none"]
     region: Literal["all", "foreground"] = "all"
     lower_percentile: float = Field(default=0.5, ge=0.0, le=100.0)
     upper_percentile: float = Field(default=99.5, ge=0.0, le=100.0)

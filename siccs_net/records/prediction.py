@@ -13,7 +13,8 @@ from siccs_net.records.postprocessing import PostStep
 class PredictionRecord(Record):
     """CASE.json: hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found.
 
-    `postprocessing` are the steps that were applied to the mask.
+    `postprocessing` are the steps that were applied to the mask. `spacing` (z, y, x; mm) stands beside masks in TIFF,
+    where readers of such stacks look for it.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.prediction"
@@ -25,6 +26,7 @@ class PredictionRecord(Record):
     folds: tuple[str, ...]
     volumes_ml: dict[str, float]
     postprocessing: tuple[PostStep, ...] = ()
+    spacing: tuple[float, float, float] | None = None
 
 
 class ProbabilityRecord(Record):
@@ -62,3 +64,4 @@ class EnsembleRecord(Record):
     output_sha256: str
     volumes_ml: dict[str, float]
     postprocessing: tuple[PostStep, ...] = ()
+    spacing: tuple[float, float, float] | None = None

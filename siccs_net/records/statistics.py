@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from siccs_net.records.base import Record
 
-NormalisationScheme = Literal["ct", "zscore", "zscore_image", "rescale_to_0_1", "none"]
+NormalisationScheme = Literal["ct", "zscore", "zscore_image", "rescale_to_0_1", "rgb_to_0_1", "none"]
 
 
 class ChannelStatistics(Record):
@@ -46,6 +46,7 @@ class ChannelScaling(Record):
 
     `ct`: clip to [lower, upper], subtract mean, divide by std. `zscore`: the same without clipping. `zscore_image`
     (mean, std) and `rescale_to_0_1` (lower, upper) take each image's own numbers: in a fold's record they are null.
+    `rgb_to_0_1` divides the 8-bit levels of colour pictures by 255 (lower 0, upper 255).
     `none` has none.
     """
 
@@ -57,7 +58,8 @@ class ChannelScaling(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> ChannelScaling:
-        needed = {"ct": ("lower", "upper", "mean", "std"), "zscore": ("mean", "std")}.get(self.scheme, ())
+        limits, moments = ("lower", "upper"), ("mean", "std")
+        needed = {"ct": (*limits, *moments), "zscore": moments, "rgb_to_0_1": limits}.get(self.scheme, ())
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"the scheme {self.scheme} needs {', '.join(missing)}")

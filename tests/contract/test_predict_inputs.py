@@ -10,10 +10,12 @@ import types
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from siccs_net.errors import DataError, EnvironmentProblem, UsageError
+from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.files import file_sha256
-from siccs_net.io.image import Segmentation
+from siccs_net.io.image import Segmentation, read_label, write_image
 from siccs_net.pipeline.evaluate import evaluate, find_pairs
 from siccs_net.pipeline.predict import find_scans, predict_scans
 
@@ -32,7 +34,7 @@ class _Model:
         self.calls += 1
         if image.sha256[0] in self.errors:
             raise self.errors[image.sha256[0]]
-        mask = (image.array > 0).astype(np.uint8)
+        mask = (image.array[:1] > 0).astype(np.uint8)
         return Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
 
 
@@ -61,12 +63,13 @@ def test_with_one_channel_only_0000_is_a_channel(tmp_path):
         (["a.nii.gz", "a_0000.nii.gz"], 1),
         (["a_0000.nii.gz", "a_0001.nii.gz"], 1),
         (["a.nii", "a.nii.gz"], 1),
+        (["a.mha", "a.nii.gz"], 1),
         (["a_0000.nii.gz", "a_0002.nii.gz"], 2),
     ],
 )
 def test_refused_groups_name_every_file(tmp_path, files, channels):
     for name in files:
-        _save(tmp_path / name)
+        (tmp_path / name).write_bytes(b"x")
     (scan,) = find_scans(tmp_path, channels)
     assert _names([scan]) == {"a": sorted(files)}
     for name in files:
@@ -74,7 +77,7 @@ def test_refused_groups_name_every_file(tmp_path, files, channels):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a.NII.GZ", "a.NII", "a.Nii.gz", "a.png", "a.tif"]
+    "name", ["a.gipl", "a.mgz", "a.hdr", "a.dcm", "a.NII.GZ", "a.NII", "a.Nii.gz", "a.jpg", "a.TIF"]
 )
 def test_images_in_other_formats_are_refused_by_name(tmp_path, name):
     _save(tmp_path / "in" / "good.nii.gz")
@@ -87,8 +90,35 @@ def test_images_in_other_formats_are_refused_by_name(tmp_path, name):
     assert "not read by this version" in str(refused.error)
 
 
+def test_a_mask_has_its_scans_format_and_is_kept(tmp_path):
+    """A stack in TIFF has its spacing in CASE.json: our record holds it, and a second run still knows the mask."""
+    place = Orientation.of((6, 5, 4), canonical_affine((3, 0.5, 0.25)))
+    (tmp_path / "in").mkdir()
+    for name in ("a.nii", "b_0000.mha", "c.nrrd", "d_0000.tif"):
+        write_image(tmp_path / "in" / name, np.ones((4, 5, 6), np.int16), place)
+    (tmp_path / "in" / "d_0000.json").rename(tmp_path / "in" / "d.json")
+    for status in ("written", "kept"):
+        outcomes = predict_scans(_Model(), find_scans(tmp_path / "in", 1), tmp_path / "out")
+        assert [outcome.output.name for outcome in outcomes] == ["a.nii", "b.mha", "c.nrrd", "d.tif"]
+        assert [outcome.status for outcome in outcomes] == [status] * 4
+    assert json.loads((tmp_path / "out" / "d.json").read_text())["spacing"] == [3, 0.5, 0.25]
+    for outcome in outcomes:
+        assert np.allclose(read_label(outcome.output).grid.spacing_mm, (3, 0.5, 0.25))
+
+
+def test_a_picture_of_other_channels_than_the_models_is_refused(tmp_path):
+    Pillow.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "colour_0000.png")
+    Pillow.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "grey_0000.png")
+    for channels, wrong in ((3, "grey"), (1, "colour")):
+        outcomes = predict_scans(_Model(), find_scans(tmp_path, channels), tmp_path / f"out{channels}")
+        assert {outcome.scan.name for outcome in outcomes if outcome.status == "refused"} == {wrong}
+        (error,) = [outcome.error for outcome in outcomes if outcome.error]
+        assert f"{wrong}_0000.png" in str(error)
+        assert "another number of channels" in str(error)
+
+
 def test_names_that_are_not_utf8_are_refused(tmp_path):
-    for name in (b"caf\xe9_0000.nii.gz", b"caf\xe9.nrrd"):
+    for name in (b"caf\xe9_0000.nii.gz", b"caf\xe9.gipl"):
         (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     _save(tmp_path / "good.nii.gz")
     outcomes = predict_scans(_Model(), find_scans(tmp_path, 1), tmp_path / "out")

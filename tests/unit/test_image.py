@@ -99,9 +99,9 @@ def test_float_labels_are_whole_numbers_or_refused(tmp_path):
 
 
 def test_other_formats_are_refused_by_name(tmp_path):
-    (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n")
-    with pytest.raises(UnavailableError, match=r"a\.nrrd.*not read by this version"):
-        read_image([tmp_path / "a.nrrd"])
+    (tmp_path / "a.dcm").write_bytes(b"DICM")
+    with pytest.raises(UnavailableError, match=r"a\.dcm.*not read by this version"):
+        read_image([tmp_path / "a.dcm"])
 
 
 def test_second_channel_on_another_grid_is_refused(tmp_path, volume):
