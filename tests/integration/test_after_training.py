@@ -257,4 +257,5 @@ def test_overlays_show_the_fullest_slice(trained, tmp_path, capsys):
     assert trained.run(*command, "-o", tmp_path / "png", "-r", raw / "labelsTr") == 0
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [f"tiny_00{n}.png" for n in range(4)]
     assert "4 of 4 pictures" in capsys.readouterr().out
-    assert trained.run(*command, "-o", tmp_path / "png", "-r", tmp_path / "png") == 2
+    (tmp_path / "none").mkdir()
+    assert trained.run(*command, "-o", tmp_path / "png", "-r", tmp_path / "none") == 2
