@@ -65,7 +65,7 @@ def run(run: Run) -> int:
         model.device,
         model.numerics.precision,
     )
-    scans = find_scans(args.input, model.configuration.network.in_channels)
+    scans = find_scans(args.input, model.configuration.channels)
     outcomes = predict_scans(
         model,
         scans,

@@ -13,6 +13,7 @@ from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_jso
 from siccs_net.pipeline.validate import split_problems, validate
 from siccs_net.planners.fingerprint import make_fingerprint
 from siccs_net.planners.planner import PlanRequest, make_plan
+from siccs_net.planners.spread import describe_spread, spacing_spread, target_of
 from siccs_net.records.dataset import Fold, Splits
 from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import Plan
@@ -34,6 +35,8 @@ def plan(
     folds: int | None = None,
     split: SplitKind | None = None,
     name: str | None = None,
+    source: Plan | None = None,
+    overrides: Mapping[str, Any] | None = None,
     workspace: Workspace | None = None,
     workers: int | None = None,
     save: bool = True,
@@ -43,6 +46,9 @@ def plan(
 
     `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
     `split` "nnunet" draws nnU-Net's own folds, "grouped" ours; None keeps those drawn before, else draws ours.
+    `overrides` are partial configurations (`planners.overrides`), applied before them. `source` is another dataset's
+    plan to take over instead of planning.
+
     With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
     """
     place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
@@ -50,8 +56,19 @@ def plan(
     if folds is not None and folds < 2:
         raise UsageError("cross-validation needs two folds at least", found=folds)
     splits = choose_splits(dataset, fingerprint, place, folds, split)
-    request = PlanRequest(planner, preset, tuple(configurations or ()), dict(settings or {}), len(splits.folds), name)
+    request = PlanRequest(
+        planner,
+        preset,
+        tuple(configurations or ()),
+        dict(settings or {}),
+        len(splits.folds),
+        name,
+        source,
+        dict(overrides or {}),
+    )
     made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
+    for line in describe_spread(spacing_spread(fingerprint, target_of(made))):
+        logger.info("%s", line)
     if save:
         files.write_bytes(place.splits, splits_json(splits.folds))
         files.write_record(place.description, dataset.description)

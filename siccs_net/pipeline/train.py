@@ -186,7 +186,7 @@ def prepare_training(
     kind = find_trainer(trainer or plan.trainer)
     chosen = configuration_of(plan, configuration)
     config = resolve_config(kind.config_class, kind.defaults, plan, settings)
-    store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)
+    store = PreparedStore(folder.prepared(plan.name, plan.prepared_name(configuration)), chosen.dimension)
     model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
     splits = _splits(folder, dataset, plan)
     return Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
