@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,12 +30,19 @@ _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 class Scan:
     """One scan to predict: its name and its files, one a channel.
 
-    `problem` says why it is refused at once; its paths are then all the files that are refused with it.
+    `problem` says why it is refused at once; its paths are then all the files that are refused with it. `previous` is
+    the previous stage's mask for a cascade, where it is given.
     """
 
     name: str
     paths: tuple[Path, ...]
     problem: SiccsError | None = None
+    previous: Path | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that the mask is made from."""
+        return self.paths if self.previous is None else (*self.paths, self.previous)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,26 @@ def _scan(name: str, found: dict[int, list[Path]], channels: int) -> Scan:
     return Scan(printable(name), paths, problem)
 
 
+def with_previous_masks(scans: Sequence[Scan], folder: Path) -> list[Scan]:
+    """Return the scans with the previous stage's masks in a folder: NAME.nii.gz, or another ending that is read.
+
+    A scan without one is refused in its turn. Raises MissingPathError for a folder that does not exist.
+    """
+    if not folder.is_dir():
+        raise MissingPathError("the folder of the previous stage's masks does not exist", path=folder)
+    return [_with_previous_mask(scan, folder) for scan in scans]
+
+
+def _with_previous_mask(scan: Scan, folder: Path) -> Scan:
+    if scan.problem is not None:
+        return scan
+    found = [folder / f"{scan.name}{ending}" for ending in ENDINGS if (folder / f"{scan.name}{ending}").is_file()]
+    if found:
+        return replace(scan, previous=found[0])
+    problem = DataError("the scan has no mask of the previous stage", path=folder, expected=f"{scan.name}{ENDINGS[0]}")
+    return replace(scan, problem=problem)
+
+
 def predict_scans(
     model: Model,
     scans: Sequence[Scan],
@@ -151,7 +178,7 @@ def _check_output(scans: Sequence[Scan], output: Path, ending: str) -> None:
     hint = "Choose another output folder"
     if output.name.lower().endswith(ENDINGS) or output.is_file():
         raise UsageError("the output is a folder, not a file", path=output, hint=hint)
-    statuses = [path.stat() for scan in scans for path in scan.paths if path.exists()]
+    statuses = [path.stat() for scan in scans for path in scan.inputs if path.exists()]
     inputs = {(status.st_dev, status.st_ino) for status in statuses}
     for scan in scans:
         target = output / f"{scan.name}{ending}"
@@ -233,7 +260,7 @@ def _existing(model: Model, scan: Scan, target: Path, *, overwrite: bool) -> Pre
             )
         return None
     if record is not None and record.model_sha256 == model.sha256:
-        inputs = tuple(map(files.file_sha256, scan.paths))
+        inputs = tuple(map(files.file_sha256, scan.inputs))
         if record.input_sha256 == inputs and record.output_sha256 == files.file_sha256(target):
             return record
     raise DataError(
@@ -251,11 +278,11 @@ def _read_record(path: Path) -> PredictionRecord | None:
 
 
 def _predict_one(model: Model, scan: Scan, image: Image, target: Path, *, show_progress: bool) -> PredictionRecord:
-    segmentation = model.predict(image, show_progress=show_progress)
+    segmentation = model.predict(image, previous=scan.previous, show_progress=show_progress)
     digest = segmentation.save(target)
     record = PredictionRecord(
         case=scan.name,
-        input_sha256=image.sha256,
+        input_sha256=(*image.sha256, *map(files.file_sha256, scan.inputs[len(scan.paths) :])),
         model_sha256=model.sha256,
         output_sha256=digest,
         folds=model.folds,

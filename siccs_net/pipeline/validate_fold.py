@@ -14,6 +14,7 @@ from siccs_net.inference.predictor import Model, NetworkFactory, load_model
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset
 from siccs_net.io.image import read_label, write_label
+from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedCase, PreparedStore
 from siccs_net.preprocessing.preprocess import restore_to_native
 from siccs_net.records.checkpoint import FinalRecord
@@ -30,50 +31,57 @@ def validate_fold(
     device: str,
     surface: bool = True,
     network: NetworkFactory | None = None,
+    previous: StageStore | None = None,
     show_progress: bool = False,
     again: bool = False,
 ) -> Summary:
     """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.
 
     Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is unless it
-    is to be made `again`.
+    is to be made `again`. The second stage of a cascade is shown the out-of-fold
+    segmentations in `previous`.
     """
     run = model.fold(fold)
     record = files.read_record(run.record, FinalRecord)
     if not again and (done := _finished(run, record)) is not None:
         return done
-    loaded = load_model(model.root, folds=[fold], device=device, network=network)
+    loaded = load_model(model.root, folds=[fold], device=device, network=network, previous=False)
     bar = tqdm(
         record.validation_cases, desc=f"validating fold {fold}", leave=False, disable=None if show_progress else True
     )
     cases = [
-        _validate_case(dataset.cases[name], loaded, store, dataset, run.validation, surface=surface) for name in bar
+        _validate_case(dataset.cases[name], loaded, store, dataset, run.validation, previous, surface=surface)
+        for name in bar
     ]
     summary = summarise(cases, {name: int(fold) for name in record.validation_cases if fold.isdigit()})
     write_summary(run.validation, summary)
-    files.write_bytes(_stamp(run), record.weights_sha256.encode())
+    files.write_bytes(run.stamp, record.weights_sha256.encode())
     return summary
-
-
-def _stamp(run: RunFolder) -> Path:
-    return run.validation / ".weights"
 
 
 def _finished(run: RunFolder, record: FinalRecord) -> Summary | None:
     path = run.validation / "summary.json"
-    if not path.is_file() or not _stamp(run).is_file():
+    if not path.is_file() or not run.stamp.is_file():
         return None
-    same = files.read_bytes(_stamp(run)).decode() == record.weights_sha256
+    same = files.read_bytes(run.stamp).decode() == record.weights_sha256
     return files.read_record(path, Summary) if same else None
 
 
 def _validate_case(
-    case: Case, model: Model, store: PreparedStore, dataset: Dataset, folder: Path, *, surface: bool
+    case: Case,
+    model: Model,
+    store: PreparedStore,
+    dataset: Dataset,
+    folder: Path,
+    previous: StageStore | None,
+    *,
+    surface: bool,
 ) -> CaseMetrics:
     if case.label is None:
         raise DataError("the case has no label", path=case.images[0])
     reference = read_label(case.label)
-    prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name))
+    stage = None if previous is None else np.asarray(previous.stage(case.name)[:])
+    prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name), stage)
     labels = restore_to_native(model.logits(prepared), prepared.record.geometry, model.labels, reference.orientation)
     output = folder / f"{case.name}{dataset.description.file_ending}"
     write_label(output, labels, reference.orientation, reference.header)

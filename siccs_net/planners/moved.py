@@ -32,7 +32,7 @@ def moved_plan(source: Plan, dataset: Dataset, shape: DatasetShape, *, folds: in
 
 def _check_fits(label: str, configuration: Configuration, source: Plan, dataset: Dataset) -> None:
     where = f"plan {source.name!r} of {source.dataset_name} does not fit {dataset.name}: its {label}"
-    channels, labels = dataset.description.channels, len(dataset.labels.class_values)
+    channels, labels = dataset.description.channels, dataset.labels.outputs
     if configuration.channels != channels:
         raise UsageError(f"{where} takes other channels", found=channels, expected=configuration.channels)
     if configuration.network.classes != labels:

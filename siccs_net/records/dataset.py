@@ -189,7 +189,7 @@ class LabelScheme:
     @property
     def stage_values(self) -> tuple[int, ...]:
         """The label values that a cascade's second stage is shown, one channel each: all but background and ignore."""
-        return tuple(sorted(self.values - {0, self.ignore}))
+        return self.stored_values[1:]
 
     @property
     def foreground(self) -> dict[str, int]:
