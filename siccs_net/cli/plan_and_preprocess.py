@@ -122,17 +122,17 @@ def _list(run: Run) -> int:
 def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.preprocess import preprocess
-    from siccs_net.planners.overrides import read_overrides
+    from siccs_net.planners.overrides import Overrides, read_overrides
     from siccs_net.planners.planner import check_plan_name
 
     args = run.args
     settings = plan_settings(args)
     if args.plan_name is not None:
         check_plan_name(args.plan_name)
-    overrides = {} if args.overrides is None else read_overrides(args.overrides)
+    overrides = Overrides() if args.overrides is None else read_overrides(args.overrides)
     source = None if args.plan_from is None else source_plan(args, workspace)
     recipe = (source.preset or source.planner) if source else (args.preset or args.planner)
-    _check_training_settings(with_training(settings, overrides), recipe)
+    _check_training_settings(with_training(settings, overrides.body), recipe)
     made = plan(
         dataset,
         planner=args.planner,

@@ -60,8 +60,8 @@ def with_training(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 
 def prepared_folders(plan: Plan, wanted: list[str]) -> list[tuple[str, list[str]]]:
     """Return the names of the folders to prepare with the configurations that share each."""
-    stages = [plan.configurations[name].previous_stage for name in wanted]
-    names = [name for name in plan.configurations if not wanted or name in wanted or name in stages]
+    chosen = plan.with_stages(wanted or list(plan.configurations))
+    names = [name for name in plan.configurations if name in chosen]
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(plan.prepared_name(name), []).append(name)

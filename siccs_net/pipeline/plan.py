@@ -12,11 +12,12 @@ from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
 from siccs_net.pipeline.validate import split_problems, validate
 from siccs_net.planners.fingerprint import make_fingerprint
+from siccs_net.planners.overrides import Overrides
 from siccs_net.planners.planner import PlanRequest, make_plan
 from siccs_net.planners.spread import describe_spread, spacing_spread, target_of
 from siccs_net.records.dataset import Fold, Splits
 from siccs_net.records.fingerprint import Fingerprint
-from siccs_net.records.plan import Plan
+from siccs_net.records.plan import Configuration, Plan
 from siccs_net.workspace import DatasetFolder, Workspace
 
 DEFAULT_FOLDS = {"grouped": 8, "nnunet": 5}
@@ -36,7 +37,7 @@ def plan(
     split: SplitKind | None = None,
     name: str | None = None,
     source: Plan | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
     workspace: Workspace | None = None,
     workers: int | None = None,
     save: bool = True,
@@ -64,7 +65,7 @@ def plan(
         len(splits.folds),
         name,
         source,
-        dict(overrides or {}),
+        overrides if isinstance(overrides, Overrides) else Overrides(overrides or {}),
     )
     made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
     for line in describe_spread(spacing_spread(fingerprint, target_of(made))):
@@ -116,7 +117,7 @@ def _with_earlier_configurations(made: Plan, place: DatasetFolder) -> Plan:
     except RecordError as error:
         logger.warning("replacing the earlier plan: %s", error)
         return made
-    others = {name: item for name, item in earlier.configurations.items() if name not in made.configurations}
+    others = _still_fitting(earlier, made)
     if not others or _source(earlier) != _source(made):
         return made
     logger.info("kept of the earlier plan: %s", ", ".join(others))
@@ -129,6 +130,19 @@ def _with_earlier_configurations(made: Plan, place: DatasetFolder) -> Plan:
             "provenance": {**kept, **made.provenance},
         }
     )
+
+
+def _still_fitting(earlier: Plan, made: Plan) -> dict[str, Configuration]:
+    """Return the earlier configurations that are not planned now, without those that share cases prepared otherwise."""
+    others = {name: item for name, item in earlier.configurations.items() if name not in made.configurations}
+    kept = {}
+    for name, item in others.items():
+        parent = made.configurations.get(item.prepared_as or "", item)
+        if (parent.steps, parent.storage, parent.dimension) == (item.steps, item.storage, item.dimension):
+            kept[name] = item
+        else:
+            logger.warning("dropped of the earlier plan: %s, as %s is prepared otherwise now", name, item.prepared_as)
+    return {name: item for name, item in kept.items() if item.previous_stage in (None, *kept, *made.configurations)}
 
 
 def _source(plan: Plan) -> tuple[object, ...]:

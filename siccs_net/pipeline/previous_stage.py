@@ -93,12 +93,11 @@ def prepare_stage(
     if missing:
         raise ModelError("no fold has validated these cases", path=previous.model.root, found=", ".join(missing[:10]))
     masks = _mask_names(previous)
-    with files.exclusive(folder.folder, "preparing the previous stage"):
-        jobs = run_all(
-            lambda case: _prepare(case, previous, masks[case], dataset, configuration, prepared, folder),
-            dataset.cases,
-        )
-        made = sum(outcome for _, outcome in _shown(jobs, len(dataset.cases), show_progress))
+    # No lock: folds may start side by side, and each would write the same bytes, whole or not at all.
+    jobs = run_all(
+        lambda case: _prepare(case, previous, masks[case], dataset, configuration, prepared, folder), dataset.cases
+    )
+    made = sum(outcome for _, outcome in _shown(jobs, len(dataset.cases), show_progress))
     logger.info("previous stage: %d cases prepared, %d kept, in %s", made, len(dataset.cases) - made, folder.folder)
 
 

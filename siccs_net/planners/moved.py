@@ -37,6 +37,9 @@ def _check_fits(label: str, configuration: Configuration, source: Plan, dataset:
         raise UsageError(f"{where} takes other channels", found=channels, expected=configuration.channels)
     if configuration.network.classes != labels:
         raise UsageError(f"{where} has other labels", found=labels, expected=configuration.network.classes)
+    stages = len(dataset.labels.stage_values)
+    if configuration.previous_stage is not None and configuration.stage_channels != stages:
+        raise UsageError(f"{where} has other labels", found=stages, expected=configuration.stage_channels)
     names = [dataset.description.channel_names[str(number)] for number in range(channels)]
     schemes = [item.scheme for item in configuration.normalisation]
     windowed = any(step.step in ("crop_body", "clahe") for step in configuration.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ _SECTIONS = ("configurations", "training", "trainer", "name")
 _DECIDES_PREPARED = ("steps", "spacing_mm", "storage", "dimension")
 
 
-def read_overrides(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Overrides:
+    """What goes over a plan: `configurations`, `training`, `trainer`, `name`; and the file that says so."""
+
+    body: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+
+def read_overrides(path: Path) -> Overrides:
     """Return the overrides in a JSON file. Raises UsageError naming it: not there, not JSON, no object of sections."""
     if not path.is_file():
         raise UsageError("there is no such file of overrides", path=path)
@@ -39,10 +48,10 @@ def read_overrides(path: Path) -> dict[str, Any]:
             _check_configuration(name, own)
     except UsageError as error:
         raise UsageError(error.message, path=path, found=error.found, hint=error.hint) from error
-    return body
+    return Overrides(body, path)
 
 
-def apply_overrides(plan: Plan, overrides: Mapping[str, Any], *, stage_labels: int) -> Plan:
+def apply_overrides(plan: Plan, overrides: Overrides, *, stage_labels: int) -> Plan:
     """Return a plan with overrides over it: keys given win, objects are merged, lists are replaced.
 
     A configuration with `inherits_from` is new (or made anew) from another one. `spacing_mm` (plan axes) changes the
@@ -50,6 +59,17 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], *, stage_labels: i
     follows that one's overrides. A network takes `stage_labels` more channels with a `previous_stage` unless
     `network.in_channels` says otherwise. Raises UsageError for what does not fit the schema or an unknown parent.
     """
+    try:
+        return _applied(plan, overrides.body, stage_labels)
+    except ValidationError as error:
+        raise UsageError("an override does not fit", path=overrides.path, found=explain(error)) from error
+    except UsageError as error:
+        raise UsageError(
+            error.message, path=overrides.path, found=error.found, expected=error.expected, hint=error.hint
+        ) from error
+
+
+def _applied(plan: Plan, overrides: Mapping[str, Any], stage_labels: int) -> Plan:
     document = plan.model_dump(mode="json")
     document |= {name: overrides[name] for name in ("trainer", "name") if name in overrides}
     document["training"] |= overrides.get("training", {})
@@ -57,10 +77,7 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], *, stage_labels: i
     build = _Builder(document["configurations"], own, stage_labels)
     document["configurations"] = {name: build.configuration(name) for name in {**document["configurations"], **own}}
     document["provenance"] |= _provenance(overrides)
-    try:
-        return Plan.model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        raise UsageError("an override does not fit", found=explain(error)) from error
+    return Plan.model_validate_json(json.dumps(document))
 
 
 def _with_followers(plan: Plan, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from siccs_net.planners.flops import forward_flops
 from siccs_net.planners.memory import inference_memory, training_memory
 from siccs_net.planners.moved import moved_plan
 from siccs_net.planners.nnunet_rules import plan_nnunet
-from siccs_net.planners.overrides import apply_overrides, fix_resize, resample_to
+from siccs_net.planners.overrides import Overrides, apply_overrides, fix_resize, resample_to
 from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS, TRAINER_OF
 from siccs_net.records.base import explain
 from siccs_net.records.fingerprint import Fingerprint
@@ -63,7 +63,7 @@ class PlanRequest:
     folds: int = 8
     name: str | None = None
     source: Plan | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
@@ -102,8 +102,7 @@ def _chosen(plan: Plan, wanted: tuple[str, ...]) -> Plan:
         )
     if not wanted:
         return plan
-    stages = {plan.configurations[name].previous_stage for name in wanted}
-    kept = {name: item for name, item in plan.configurations.items() if name in {*wanted, *stages}}
+    kept = {name: plan.configurations[name] for name in plan.configurations if name in plan.with_stages(wanted)}
     provenance = {
         path: origin
         for path, origin in plan.provenance.items()

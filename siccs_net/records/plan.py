@@ -216,10 +216,12 @@ class Plan(Record):
     def _stages_exist(self) -> Plan:
         wrong = []
         for name, item in self.configurations.items():
-            if item.previous_stage is not None and (
-                item.previous_stage not in self.configurations or item.previous_stage == name
-            ):
-                wrong.append(f"configurations.{name}.previous_stage {item.previous_stage!r} is no other configuration")
+            stage, before = item.previous_stage, {name}
+            while stage in self.configurations and stage not in before:
+                before.add(stage)
+                stage = self.configurations[stage].previous_stage
+            if stage is not None:
+                wrong.append(f"configurations.{name}.previous_stage leads to {stage!r}, which is no stage before it")
             shared = self.configurations.get(item.prepared_as or name, item)
             if (shared.steps, shared.storage, shared.dimension) != (item.steps, item.storage, item.dimension):
                 wrong.append(
@@ -236,6 +238,16 @@ class Plan(Record):
         if not isinstance(configurations, dict):
             return body
         return {**body, "configurations": resolve_inheritance(configurations)}
+
+    def with_stages(self, names: Sequence[str]) -> set[str]:
+        """Return configurations and every stage that comes before one of them."""
+        found: set[str] = set()
+        for name in names:
+            stage: str | None = name
+            while stage is not None and stage not in found:
+                found.add(stage)
+                stage = self.configurations[stage].previous_stage
+        return found
 
     def prepared_name(self, configuration: str) -> str:
         """Return the name under which a configuration's prepared cases are kept."""

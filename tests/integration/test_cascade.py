@@ -208,3 +208,36 @@ def test_options_of_a_cascade_need_one(trained, tmp_path, capsys):
     first = load_model(model(trained, LOWRES).root, folds=[0], device="cpu")
     with pytest.raises(UsageError, match="no second stage"):
         first.predict(arguments_of(trained)[0].cases["tiny_000"].images, previous=np.zeros((1, 1, 1)))
+
+
+def test_configurations_that_share_cases_prepared_otherwise_are_dropped(copied, caplog):
+    flags = ["-d", 999, "-c", "3d_fullres", "--no-preprocess", "--target-vram", 4]
+    assert command("plan_and_preprocess", root_of(copied), *flags, "--overwrite-target-spacing", 6, 5, 5) == 0
+    plan = arguments_of(copied)[1]
+    assert plan.configurations["3d_fullres"].spacing_mm == (6.0, 5.0, 5.0)
+    assert set(plan.configurations) == {LOWRES, "3d_fullres"}
+    assert "dropped of the earlier plan: 3d_cascade_fullres" in caplog.text
+    assert plan.provenance["target_vram_gb"] == plan.provenance["spacing_mm"] == "user"
+
+
+def test_a_plan_is_taken_over_by_another_dataset(copied, capsys):
+    root = root_of(copied)
+    write_tiny_dataset(root / "raw" / "Dataset998_Other", cases=4)
+    assert command("plan_and_preprocess", root, "-d", 998, "--plan-from", 999, "--no-preprocess", "--folds", 2) == 0
+    source, path = arguments_of(copied)[1], copied.prepared_dataset("Dataset998_Other").plan("convnext")
+    moved = Plan.from_json(path.read_text())
+    assert {name: item.network for name, item in moved.configurations.items()} == {
+        name: item.network for name, item in source.configurations.items()
+    }
+    assert moved.provenance["plan"] == "moved:Dataset999_Tiny/convnext"
+    again = ["-d", 998, "--plan-from", path, "--plan-name", "mine", "--no-preprocess"]
+    assert command("plan_and_preprocess", root, *again) == 0
+    assert command("plan_and_preprocess", root, "-d", 999, "--plan-from", 998) == 2
+    assert "more than one plan; found convnext, mine. Name the plan's JSON file" in capsys.readouterr().err
+    assert command("plan_and_preprocess", root, "-d", 999, "--plan-from", path, "--preset", "demo") == 2
+
+
+def test_a_setting_is_given_one_way(trained, capsys):
+    flags = ["-d", 999, "--dry-run", "--target-vram", 4, "--set", "target_vram_gb=5"]
+    assert command("plan_and_preprocess", root_of(trained), *flags) == 2
+    assert "--target-vram and --set target_vram_gb are the same setting" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from siccs_net.errors import RecordError, UsageError
 from siccs_net.io.dataset import Case, Dataset
-from siccs_net.planners.overrides import read_overrides
+from siccs_net.planners.overrides import Overrides, read_overrides
 from siccs_net.planners.planner import PLANNERS, PlanRequest, make_plan
 from siccs_net.planners.spread import describe_spread, spacing_spread, target_of
 from siccs_net.preprocessing.statistics import measure
@@ -52,7 +52,8 @@ def a_dataset(cases=12, *, channels=("CT",), labels=LABELS, spacing_mm=(1.25, 0.
     return Dataset(Path(name), description, named), fingerprint
 
 
-def a_plan(**request):
+def a_plan(*, overrides=None, **request):
+    request["overrides"] = Overrides(overrides or {}, Path("mine.json"))
     return make_plan(*a_dataset(), PlanRequest(**request))
 
 
@@ -74,6 +75,12 @@ def test_a_patch_below_a_quarter_of_the_image_brings_a_cascade(planner):
 
 def test_a_second_stage_brings_the_stage_before_it():
     assert list(a_plan(configurations=("3d_cascade_fullres",)).configurations) == ["3d_lowres", "3d_cascade_fullres"]
+
+
+def test_a_third_stage_brings_the_two_before_it():
+    third = {"inherits_from": "3d_fullres", "previous_stage": "3d_cascade_fullres"}
+    plan = a_plan(configurations=("third",), overrides={"configurations": {"third": third}})
+    assert list(plan.configurations) == ["3d_lowres", "3d_cascade_fullres", "third"]
 
 
 def test_overrides_change_parts_and_inherit():
@@ -141,12 +148,13 @@ def test_files_of_overrides_that_do_not_fit_are_named(tmp_path, body, words):
         ({"3d_fullres": {"batch_size": "many"}}, "configurations.3d_fullres.batch_size"),
         ({"3d_fullres": {"patch_size": [63, 64, 64]}}, "multiple of the network's total stride"),
         ({"3d_fullres": {"spacing_mm": [1, 1]}}, "three positive numbers"),
-        ({"3d_fullres": {"previous_stage": "3d_low"}}, "'3d_low' is no other configuration"),
+        ({"3d_lowres": {"previous_stage": "3d_cascade_fullres"}}, "leads to '3d_cascade_fullres'"),
+        ({"3d_fullres": {"previous_stage": "3d_low"}}, "leads to '3d_low'"),
         ({"3d_cascade_fullres": {"storage": "float32", "prepared_as": "3d_fullres"}}, "cannot share the prepared"),
     ],
 )
 def test_overrides_that_make_no_plan_are_one_clear_error(configurations, words):
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=rf"^mine\.json: .*{words}"):
         a_plan(overrides={"configurations": configurations})
 
 
