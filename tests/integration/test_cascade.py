@@ -38,7 +38,7 @@ OVERRIDES = {
 }
 LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
 QUICK = {"epochs": 1, "iterations_per_epoch": 1, "workers": 0, "validation_patches": 1}
-SETTINGS = [f"{name}={value}" for name, value in {**QUICK, "iterations_per_epoch": 3}.items()]
+SETTINGS = [f"{name}={value}" for name, value in {**QUICK, "iterations_per_epoch": 2}.items()]
 
 
 @pytest.fixture(scope="module")
