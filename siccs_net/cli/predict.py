@@ -99,15 +99,12 @@ def run(run: Run) -> int:
 
 
 def _check_stages(run: Run, model: Model) -> None:
-    """Say which model comes first in a cascade. Raises UsageError for options that only a cascade has."""
+    """Say which model comes first in a cascade. Raises UsageError for masks that only a cascade takes."""
     from siccs_net.errors import UsageError
 
-    args = run.args
-    if model.configuration.previous_stage is None and (args.previous_model or args.prev_stage_predictions):
+    if model.configuration.previous_stage is None and run.args.prev_stage_predictions is not None:
         raise UsageError(
-            "the model is no second stage of a cascade",
-            found=model.name,
-            hint="Leave --previous-model and --prev-stage-predictions out",
+            "the model is no second stage of a cascade", found=model.name, hint="Leave --prev-stage-predictions out"
         )
     if model.previous is not None:
         logger.info("first %s, folds %s", model.previous.name, ", ".join(model.previous.folds))

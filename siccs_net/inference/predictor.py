@@ -232,6 +232,8 @@ def load_model(
     numerics = choose_numerics(target, precision, deterministic=False)
     name = f"{model.dataset_name} {model.configuration}"
     loaded = Model(name, configuration, description.label_scheme, tuple(members), target, numerics, digest)
+    if configuration.previous_stage is None and previous:
+        raise UsageError("the model is no second stage of a cascade, so no model comes before it", path=paths.root)
     if configuration.previous_stage is None or previous is False:
         return loaded
     before = previous_folder(paths, model, previous)

@@ -195,14 +195,16 @@ def prepare_training(
     model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
     splits = _splits(folder, dataset, plan)
     training = Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
-    return training if chosen.previous_stage is None else _with_previous(training, place)
+    if chosen.previous_stage is None:
+        return training
+    asked = trainer if isinstance(trainer, str) else kind.__name__
+    return _with_previous(training, place, "" if asked == plan.trainer else f" -tr {asked}")
 
 
-def _with_previous(training: Training, place: Workspace) -> Training:
-    """Add the finished stage before. Raises UsageError with the command that trains it."""
+def _with_previous(training: Training, place: Workspace, given: str) -> Training:
+    """Add the finished stage before. Raises UsageError with the command that trains it, ending with `given`."""
     dataset, plan, name = training.dataset.name, training.plan, str(training.configuration.previous_stage)
     trainer = training.trainer.__name__
-    given = "" if trainer == plan.trainer else f" -tr {trainer}"
     command = f"siccs_train {dataset} {name} all -p {plan.name}{given}"
     model = place.model_folder(dataset, trainer, plan.name, name)
     previous = find_previous(model, name, training.splits, command=command)

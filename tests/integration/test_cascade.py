@@ -205,6 +205,8 @@ def test_options_of_a_cascade_need_one(trained, tmp_path, capsys):
     arguments = ["-i", tmp_path, "-o", tmp_path / "out", "-d", 999, "-c", LOWRES, "--prev-stage-predictions", tmp_path]
     assert command("predict", root_of(trained), *arguments) == 2
     assert "no second stage" in capsys.readouterr().err
+    assert command("predict", root_of(trained), *arguments[:-2], "--previous-model", tmp_path) == 2
+    assert "no model comes before it" in capsys.readouterr().err
     first = load_model(model(trained, LOWRES).root, folds=[0], device="cpu")
     with pytest.raises(UsageError, match="no second stage"):
         first.predict(arguments_of(trained)[0].cases["tiny_000"].images, previous=np.zeros((1, 1, 1)))

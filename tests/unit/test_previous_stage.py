@@ -196,12 +196,13 @@ def batches(tmp_path_factory):
         store.save(prepared)
         stages.save(_record(str(number)), prepared.label)
     scaling = ChannelScaling(scheme="ct", lower=-1000, upper=400, mean=0, std=500)
-    reader = PatchReader(store, Normalisation(channels=(scaling,)), PATCH, stages, 3)
     index = ForegroundIndex(store, ["0", "1"], 4, seed=0)
-    sampler = PatchSampler(index, ("0", "1"), PATCH, 0.7, 0, "0")
 
-    def make(settings):
-        return TrainingBatches(reader, sampler, settings, (), (0, 1, 2), (5.0, 4.0, 4.0), 2, 8)
+    def make(settings, patch=PATCH):
+        reader = PatchReader(store, Normalisation(channels=(scaling,)), patch, stages, 3)
+        sampler = PatchSampler(index, ("0", "1"), patch, 0.7, 0, "0")
+        axes, spacing = tuple(range(len(patch))), (5.0, 4.0, 4.0)[-len(patch) :]
+        return TrainingBatches(reader, sampler, settings, (), axes, spacing, 2, 8)
 
     return make
 
@@ -212,11 +213,12 @@ def _record(case):
     )
 
 
-def test_the_stage_is_rotated_scaled_and_mirrored_with_the_label(batches):
+@pytest.mark.parametrize("patch", [PATCH, (24, 16)])
+def test_the_stage_is_rotated_scaled_and_mirrored_with_the_label(batches, patch):
     settings = NONE.model_copy(update={"rotation_probability": 0.5, "scaling_probability": 0.5})
     for iteration in range(8):
-        batch = batches(settings)[(0, iteration)]
-        assert batch.images.shape == (2, 4, *PATCH)
+        batch = batches(settings, patch)[(0, iteration)]
+        assert batch.images.shape == (2, 4, *patch)
         for image, label in zip(batch.images.numpy(), batch.labels.numpy(), strict=True):
             assert np.array_equal(image[1:], one_hot(label, 3))
             assert image[0].any()
