@@ -24,6 +24,7 @@ from siccs_net.records.statistics import ChannelScaling, Normalisation
 from siccs_net.testing.tiny import make_tiny_case
 
 LABELS = LabelScheme({"background": 0, "lung": 1, "EF": 5, "GGO": 7}, ignore=9)
+REGIONS = LabelScheme({"background": 0}, {"lesion": (5, 7), "all": (1, 5, 7)}, ignore=9, regions_class_order=(5, 1))
 PATCH = (8, 16, 16)
 
 
@@ -56,6 +57,7 @@ def _configuration(*steps):
     )
 
 
+@pytest.mark.parametrize("labels", [LABELS, REGIONS])
 @pytest.mark.parametrize(
     ("spacing_mm", "steps"),
     [
@@ -64,14 +66,14 @@ def _configuration(*steps):
         ((5.0, 4.0, 4.0), (Orient(), Resample(spacing_mm=(None, 3.0, 3.0)), Resize(shape=(8, 32, 24)))),
     ],
 )
-def test_the_mask_goes_the_way_of_a_label(spacing_mm, steps):
+def test_the_mask_goes_the_way_of_a_label(spacing_mm, steps, labels):
     """The same values, brought in as a training label, land on the same voxels."""
     image, label = make_tiny_case(3, spacing_mm=spacing_mm)
     values = np.array([0, 1, 5, 7], np.uint8)[label]
     scan, mask = (Image.from_array(array, spacing_mm=spacing_mm) for array in (image, values))
     configuration = _configuration(*steps)
-    prepared = preprocess_case(scan, mask, configuration, LABELS, case="x")
-    stage = stage_on_grid(values, prepared.record.geometry, configuration, LABELS)
+    prepared = preprocess_case(scan, mask, configuration, labels, case="x")
+    stage = stage_on_grid(values, prepared.record.geometry, configuration, labels)
     assert stage.dtype == np.uint8
     assert np.array_equal(stage, prepared.label)
     assert set(np.unique(stage)) == {0, 1, 2, 3}
