@@ -7,7 +7,7 @@ from mistakes as they will be.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from siccs_net.io.store import PreparedStore
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.previous_stage import stage_on_grid
 from siccs_net.records.case import StageRecord
-from siccs_net.records.checkpoint import FinalRecord, PreviousModel
+from siccs_net.records.checkpoint import FinalRecord, ModelRecord, PreviousModel
 from siccs_net.records.dataset import Splits
 from siccs_net.records.metrics import Summary
 from siccs_net.records.plan import Configuration
@@ -150,3 +150,15 @@ def stage_store(place: DatasetFolder, plan: str, name: str, dimension: int, prev
     """Return the store of a second stage's inputs: a folder of its own for every set of first-stage weights."""
     identity = previous.record.identity
     return StageStore(place.stage(plan, name, identity), dimension, identity)
+
+
+def check_same_previous(model: ModelFolder, previous: PreviousModel | None, replaced: Sequence[str] = ()) -> None:
+    """Raise ModelError when a fold of a second stage that stays was trained after other weights of the first."""
+    kept = set(model.folds()) - set(replaced)
+    if model.model.is_file() and kept and files.read_record(model.model, ModelRecord).previous != previous:
+        raise ModelError(
+            "holds folds that were trained after other weights of the previous stage",
+            path=model.root,
+            found=f"folds {', '.join(sorted(kept))}",
+            hint="Train all folds of the second stage anew with --overwrite",
+        )

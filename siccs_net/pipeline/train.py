@@ -17,7 +17,13 @@ from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedStore
 from siccs_net.networks.numerics import choose_device
 from siccs_net.pipeline.preprocess import configuration_of
-from siccs_net.pipeline.previous_stage import PreviousStage, find_previous, prepare_stage, stage_store
+from siccs_net.pipeline.previous_stage import (
+    PreviousStage,
+    check_same_previous,
+    find_previous,
+    prepare_stage,
+    stage_store,
+)
 from siccs_net.pipeline.validate import split_problems
 from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
 from siccs_net.preprocessing.preprocess import recipe_sha256
@@ -162,7 +168,7 @@ def revalidate(
             found=", ".join(f"fold {name}" for name in training.model.folds()) or "no trained fold",
         )
     verify_store(training)
-    _check_previous(training)
+    check_same_previous(training.model, training.previous.record if training.previous else None)
     results = []
     for name in chosen:
         run = training.model.fold(name)
@@ -270,7 +276,7 @@ def write_model_files(training: Training, *, replaced: Sequence[str] = ()) -> No
             hint="Give the new plan another --plan-name, or delete this folder",
         )
     previous = None if training.previous is None else training.previous.record
-    _check_previous(training, replaced)
+    check_same_previous(model, previous, replaced)
     record = ModelRecord(
         dataset_name=training.dataset.name,
         configuration=training.configuration_name,
@@ -281,20 +287,6 @@ def write_model_files(training: Training, *, replaced: Sequence[str] = ()) -> No
     files.write_record(model.plan, plan)
     files.write_record(model.description, training.dataset.description)
     files.write_record(model.model, record)
-
-
-def _check_previous(training: Training, replaced: Sequence[str] = ()) -> None:
-    """Raise ModelError when a fold that stays was trained after other weights of the stage before."""
-    model = training.model
-    previous = None if training.previous is None else training.previous.record
-    kept = set(model.folds()) - set(replaced)
-    if model.model.is_file() and kept and files.read_record(model.model, ModelRecord).previous != previous:
-        raise ModelError(
-            f"holds folds that were trained after other weights of {training.configuration.previous_stage}",
-            path=model.root,
-            found=f"folds {', '.join(sorted(kept))}",
-            hint="Train all folds of the second stage anew with --overwrite",
-        )
 
 
 def _differs(trained: Plan, training: Training) -> bool:

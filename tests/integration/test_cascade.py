@@ -184,9 +184,9 @@ def test_a_first_stage_that_changed_is_noticed(copied, caplog):
         load_model(second.root, device="cpu")
     assert load_model(second.root, device="cpu", previous=model(workspace, LOWRES).root).previous is not None
     assert "holds other weights" in caplog.text
-    with pytest.raises(ModelError, match=r"other weights of 3d_lowres; found folds 0, 1.*--overwrite"):
+    with pytest.raises(ModelError, match=r"other weights of the previous stage; found folds 0, 1.*--overwrite"):
         train(*arguments_of(workspace), 0, settings=QUICK, resume=True, workspace=workspace)
-    with pytest.raises(ModelError, match=r"other weights of 3d_lowres; found folds 1\. "):
+    with pytest.raises(ModelError, match=r"other weights of the previous stage; found folds 1\. "):
         train(*arguments_of(workspace), 0, settings=QUICK, overwrite=True, workspace=workspace)
     train(*arguments_of(workspace), "all", settings=QUICK, overwrite=True, workspace=workspace)
     assert load_model(second.root, device="cpu").previous.folds == ("0", "1")

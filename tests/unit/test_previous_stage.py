@@ -8,8 +8,9 @@ from scipy import ndimage
 
 from siccs_net.augment.previous_stage import OPERATIONS, Disturbance, ball_operation, disturb, draw_disturbance
 from siccs_net.augment.settings import NONE, AugmentationSettings
+from siccs_net.data.foreground import ForegroundIndex
 from siccs_net.data.loader import PatchReader, TrainingBatches
-from siccs_net.data.sampling import ForegroundIndex, PatchSampler
+from siccs_net.data.sampling import PatchSampler
 from siccs_net.errors import DataError, StoreError
 from siccs_net.io.image import Image
 from siccs_net.io.stage_store import StageStore
@@ -198,7 +199,7 @@ def batches(tmp_path_factory):
         store.save(prepared)
         stages.save(_record(str(number)), prepared.label)
     scaling = ChannelScaling(scheme="ct", lower=-1000, upper=400, mean=0, std=500)
-    index = ForegroundIndex(store, ["0", "1"], 4, seed=0)
+    index = ForegroundIndex(store, ["0", "1"], 4)
 
     def make(settings, patch=PATCH):
         reader = PatchReader(store, Normalisation(channels=(scaling,)), patch, stages, 3)
