@@ -83,7 +83,8 @@ def test_every_planner_gives_a_whole_plan_that_survives_its_file(planner):
     for configuration in made.configurations.values():
         assert configuration.steps[1].step == "crop_body"
         assert configuration.memory.training_bytes > configuration.memory.inference_bytes > 0
-    assert made.trainer == "SiccsTrainer"
+    plain, residual = {"convnext": "SiccsTrainer", "nnunet": "NnUNetTrainer"}, "NnUNetResEncTrainer"
+    assert made.trainer == plain.get(planner, residual)
     assert "assumed" in made.provenance.values()
 
 
