@@ -113,6 +113,10 @@ class DatasetFolder:
     def prepared(self, plan: str, configuration: str) -> Path:
         return self.root / f"{plan}_{configuration}"
 
+    def stage(self, plan: str, configuration: str, identity: str) -> Path:
+        """Where the previous stage's segmentations for a second stage lie, by the hash of its weights."""
+        return self.root / f"{plan}_{configuration}_previous_{identity[:16]}"
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -203,6 +207,11 @@ class RunFolder:
     @property
     def validation(self) -> Path:
         return self.root / "validation"
+
+    @property
+    def stamp(self) -> Path:
+        """Holds the SHA-256 of the weights whose masks are in `validation`."""
+        return self.validation / ".weights"
 
     @property
     def stop(self) -> Path:

@@ -27,6 +27,10 @@ class AugmentationSettings(Record):
     above 1 equally often; `channelwise` draws them for each channel. Smoothing and low resolution change a channel
     with their `channel_probability`. `gamma_keeps_statistics` restores mean and standard deviation. `order` is the
     order in which intensities are changed.
+
+    The `stage_` settings disturb the previous stage's segmentation in a cascade, as nnU-Net does: a binary operation
+    with a ball of so many voxels, and the removal of a component that covers less than `stage_removal_largest` of the
+    patch; each label takes part with `stage_label_probability`.
     """
 
     rotation_probability: Probability = Field(default=0.2, ge=0, le=1)
@@ -62,6 +66,11 @@ class AugmentationSettings(Record):
         "low_resolution",
         "inverted_gamma",
     )
+    stage_morphology_probability: Probability = Field(default=0.4, ge=0, le=1)
+    stage_morphology_radius: tuple[int, int] = (1, 8)
+    stage_removal_probability: Probability = Field(default=0.2, ge=0, le=1)
+    stage_removal_largest: float = Field(default=0.15, ge=0, le=1)
+    stage_label_probability: Probability = Field(default=0.5, ge=0, le=1)
 
 
 PAPER = AugmentationSettings(
@@ -116,4 +125,6 @@ NONE = AugmentationSettings(
     intensity_probability=0.0,
     contrast_probability=0.0,
     gamma_probability=0.0,
+    stage_morphology_probability=0.0,
+    stage_removal_probability=0.0,
 )

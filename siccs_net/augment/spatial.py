@@ -54,6 +54,12 @@ class SpatialParameters:
             image = np.flip(image, tuple(axis + 1 for axis in self.mirror))
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
+    def apply_label(self, label: NDArray[Any], patch_size: Sequence[int]) -> NDArray[Any]:
+        """Turn a footprint of labels [*spatial] into the patch, by the nearest voxel. Outside is 0."""
+        if self.matrix is not None:
+            label = sample_nearest(label, self.matrix, patch_size)
+        return np.ascontiguousarray(np.flip(label, self.mirror) if self.mirror else label)
+
 
 def draw_spatial(
     settings: AugmentationSettings, mirror_axes: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator

@@ -6,9 +6,11 @@ import argparse
 import logging
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siccs_net.cli.options import add_device, add_set, add_workers, flat_settings, new_parser
+from siccs_net.cli.options import add_device, add_set, add_workers, new_parser
+from siccs_net.cli.plan_options import plan_settings, prepared_folders, source_plan, with_training
 from siccs_net.cli.process import Run
 
 if TYPE_CHECKING:
@@ -34,10 +36,35 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", "--dataset", metavar="ID", nargs="+", help="numbers, names or folders of datasets")
     parser.add_argument(
-        "-c", "--configuration", nargs="+", default=[], metavar="NAME", help="2d, 3d_fullres (default: all)"
+        "-c",
+        "--configuration",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres (default: all that the rules give)",
     )
     parser.add_argument("-pl", "--planner", default="convnext", metavar="NAME", help="see --list-planners")
     parser.add_argument("--preset", metavar="NAME", help="a whole plan with stated settings; see --list-presets")
+    parser.add_argument(
+        "--plan-from", metavar="SOURCE", help="take over another dataset's plan: the dataset, or the plan's JSON file"
+    )
+    parser.add_argument(
+        "--overrides",
+        metavar="FILE",
+        type=Path,
+        help="JSON with partial configurations over the plan's, and new ones by inherits_from",
+    )
+    parser.add_argument(
+        "--overwrite-target-spacing",
+        "-overwrite_target_spacing",
+        metavar=("Z", "Y", "X"),
+        nargs=3,
+        type=float,
+        help="spacing in mm to resample to, instead of the rule's",
+    )
+    parser.add_argument(
+        "--target-vram", "-gpu_memory_target", metavar="GB", type=float, help="GPU memory to plan for (default: 8)"
+    )
     parser.add_argument("--plan-name", metavar="NAME", help="name of the plan (default: the planner's or preset's)")
     parser.add_argument(
         "--folds", type=int, metavar="K", help="number of folds (default: 8, or the dataset's own file)"
@@ -94,14 +121,17 @@ def _list(run: Run) -> int:
 def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.preprocess import preprocess
+    from siccs_net.planners.overrides import Overrides, read_overrides
     from siccs_net.planners.planner import check_plan_name
-    from siccs_net.records.settings import parse_set
 
     args = run.args
-    settings = parse_set(flat_settings(args))
+    settings = plan_settings(args)
     if args.plan_name is not None:
         check_plan_name(args.plan_name)
-    _check_training_settings(settings, args.preset or args.planner)
+    overrides = Overrides() if args.overrides is None else read_overrides(args.overrides)
+    source = None if args.plan_from is None else source_plan(args, workspace)
+    recipe = (source.preset or source.planner) if source else (args.preset or args.planner)
+    _check_training_settings(with_training(settings, overrides.body), recipe)
     made = plan(
         dataset,
         planner=args.planner,
@@ -111,6 +141,8 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         folds=args.folds,
         split=args.splits,
         name=args.plan_name,
+        source=source,
+        overrides=overrides,
         workspace=workspace,
         workers=args.workers,
         save=not args.dry_run,
@@ -127,11 +159,12 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         return
     _add_files(run, dataset, place, made)
     run.say(f"plan written to {place.plan(made.name)}")
-    for name in () if args.no_preprocess else args.configuration or made.configurations:
+    for folder, names in [] if args.no_preprocess else prepared_folders(made, args.configuration):
         done = preprocess(
-            dataset, made, name, workspace=workspace, workers=args.workers, show_progress=run.show_progress
+            dataset, made, names[0], workspace=workspace, workers=args.workers, show_progress=run.show_progress
         )
-        run.say(f"{name}: {len(done.made)} cases prepared, {len(done.kept)} kept, in {place.prepared(made.name, name)}")
+        listed, where = ", ".join(names), place.prepared(made.name, folder)
+        run.say(f"{listed}: {len(done.made)} cases prepared, {len(done.kept)} kept, in {where}")
 
 
 def _measured(run: Run, dataset: Dataset, plan: Plan, place: DatasetFolder | None) -> Plan:
@@ -189,6 +222,7 @@ def _print_plan(run: Run, plan: Plan) -> None:
             ("steps", " → ".join(step.step for step in configuration.steps)),
             ("patch size", _numbers(configuration.patch_size)),
             ("batch size", f"{configuration.batch_size}, {configuration.iterations_per_epoch} iterations an epoch"),
+            *([("previous stage", configuration.previous_stage)] if configuration.previous_stage else []),
             ("network", f"{network.architecture}, stem stride {_numbers(network.stem_stride)}"),
             ("widths", _numbers(network.widths)),
         ]
@@ -279,7 +313,7 @@ def _print_expected_disk(run: Run, dataset: Dataset, plan: Plan) -> None:
     width = {"int16": 2, "uint16": 2, "float32": 4}
     for name, configuration in plan.configurations.items():
         z, y, x = configuration.median_shape
-        voxel = width[configuration.storage] * configuration.network.in_channels + 1
+        voxel = width[configuration.storage] * configuration.channels + 1
         size = z * y * x * voxel * len(dataset.cases)
         cases = len(dataset.cases)
         run.say(f"  {name}: at most about {size / 2**30:.2f} GiB on disk for {cases} cases")

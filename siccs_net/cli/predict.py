@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from siccs_net.cli.options import add_device, new_parser
 from siccs_net.cli.process import Run
@@ -39,6 +39,20 @@ def make_parser() -> argparse.ArgumentParser:
         "--overlap", type=float, metavar="X", help="overlap of tiles as a fraction of the patch (default: the plan's)"
     )
     parser.add_argument("--no-mirror", "--disable_tta", action="store_true", help="do not average over mirrored scans")
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument(
+        "--previous-model",
+        metavar="MODEL",
+        type=Path,
+        help="in a cascade: the first stage's model folder (default: the one beside the second's)",
+    )
+    stages.add_argument(
+        "--prev-stage-predictions",
+        "-prev_stage_predictions",
+        metavar="FOLDER",
+        type=Path,
+        help="in a cascade: masks of the first stage, NAME.nii.gz, instead of running it",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing masks")
     parser.add_argument(
         "--assume-orientation", metavar="LPS", help="orientation of files that state none, such as LPS or RAS"
@@ -68,11 +82,21 @@ def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
     from siccs_net.inference.postprocess import describe
     from siccs_net.inference.predictor import load_model
-    from siccs_net.pipeline.predict import find_scans, part_of, postprocessing_of, predict_scans
+    from siccs_net.pipeline.predict import (
+        find_scans,
+        part_of,
+        postprocessing_of,
+        predict_scans,
+        with_previous_masks,
+    )
 
     args = run.args
     folder = _model_folder(run)
-    model = load_model(folder, folds=args.folds, device=args.device, network=args.network)
+    previous: Path | Literal[False] | None = args.previous_model
+    if args.prev_stage_predictions is not None:
+        previous = False
+    model = load_model(folder, folds=args.folds, device=args.device, network=args.network, previous=previous)
+    _check_stages(run, model)
     model = model.with_settings(overlap=args.overlap, mirror=False if args.no_mirror else None)
     logger.info(
         "model %s (%s), folds %s, on %s in %s",
@@ -85,8 +109,10 @@ def run(run: Run) -> int:
     steps = () if args.no_postprocessing else postprocessing_of(folder, model.folds)
     for step in steps:
         logger.info("post-processing: %s", describe(step))
-    found = find_scans(args.input, model.configuration.network.in_channels)
+    found = find_scans(args.input, model.configuration.channels)
     scans = part_of(found, args.num_parts, args.part_id)
+    if args.prev_stage_predictions is not None:
+        scans = with_previous_masks(scans, args.prev_stage_predictions)
     outcomes = predict_scans(
         model,
         scans,
@@ -99,6 +125,18 @@ def run(run: Run) -> int:
         save_probabilities=args.save_probabilities,
     )
     return _finish(run, model, outcomes)
+
+
+def _check_stages(run: Run, model: Model) -> None:
+    """Say which model comes first in a cascade. Raises UsageError for masks that only a cascade takes."""
+    from siccs_net.errors import UsageError
+
+    if model.configuration.previous_stage is None and run.args.prev_stage_predictions is not None:
+        raise UsageError(
+            "the model is no second stage of a cascade", found=model.name, hint="Leave --prev-stage-predictions out"
+        )
+    if model.previous is not None:
+        logger.info("first %s, folds %s", model.previous.name, ", ".join(model.previous.folds))
 
 
 def _model_folder(run: Run) -> Path:
@@ -134,7 +172,7 @@ def _finish(run: Run, model: Model, outcomes: list[Outcome]) -> int:
     refused = [outcome for outcome in outcomes if outcome.status == "refused"]
     for outcome in outcomes:
         if outcome.record is not None:
-            inputs = zip(outcome.scan.paths, outcome.record.input_sha256, strict=True)
+            inputs = zip(outcome.scan.inputs, outcome.record.input_sha256, strict=True)
             run.inputs |= {str(path): digest for path, digest in inputs}
             run.outputs[str(outcome.output)] = outcome.record.output_sha256
     run.settings = {"model_sha256": model.sha256, "folds": list(model.folds)}

@@ -171,7 +171,7 @@ def _add_inputs(run: Run, dataset: Dataset, plan: Plan, workspace: Workspace) ->
     from siccs_net.io.store import PreparedStore
 
     name = run.args.configuration
-    folder = workspace.prepared_dataset(dataset.name).prepared(plan.name, name)
+    folder = workspace.prepared_dataset(dataset.name).prepared(plan.name, plan.prepared_name(name))
     store = PreparedStore(folder, plan.configurations[name].dimension)
     for case in dataset.cases.values():
         run.add_case(case, store.read_record(case.name).input_sha256)

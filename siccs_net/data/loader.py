@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from siccs_net.augment.intensity import apply_transforms
+from siccs_net.augment.previous_stage import disturb, draw_disturbance
 from siccs_net.augment.settings import AugmentationSettings
 from siccs_net.augment.spatial import draw_spatial
 from siccs_net.data.sampling import PatchSampler, Place, held_centre, read_box
 from siccs_net.data.streams import stream
 from siccs_net.errors import SiccsError, TrainingError
+from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedStore
+from siccs_net.preprocessing.previous_stage import one_hot
 from siccs_net.preprocessing.statistics import apply_normalisation, image_normalisation
 from siccs_net.records.statistics import Normalisation
 
@@ -39,11 +42,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class PatchReader:
-    """Reads one normalised patch of a prepared case."""
+    """Reads one normalised patch of a prepared case; `previous` holds the previous stage's segmentations of a cascade,
+    which have `stage_labels` foreground labels."""
 
     store: PreparedStore
     normalisation: Normalisation
     patch_size: tuple[int, ...]
+    previous: StageStore | None = None
+    stage_labels: int = 0
     _by_image: dict[str, Normalisation] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, place: Place, size: Sequence[int], *, clamp: bool) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -53,14 +59,37 @@ class PatchReader:
         a patch's footprint, and only the part of it that is inside.
         """
         whole = self.store.image(place.case)
-        centre = held_centre(place.centre, _in_space(self.patch_size), whole.shape[1:]) if clamp else place.centre
-        box = _in_space(size)
+        centre, box = self._centre(place, whole.shape[1:], clamp=clamp), _in_space(size)
         normalised = _Normalised(whole, self._normalisation(place.case))
         inside = read_box(normalised, centre, box, fill=0.0, clamp=False)
         label = read_box(self.store.label(place.case), centre, box, fill=0, clamp=False)
         if len(size) == 2:
             return inside[:, 0], label[0]
         return inside, label
+
+    def read_stage(self, place: Place, size: Sequence[int], *, clamp: bool) -> NDArray[np.uint8] | None:
+        """Return the previous stage's segmentation [*size] at the place that `read` reads; None without one."""
+        if self.previous is None:
+            return None
+        whole = self.previous.stage(place.case)
+        centre = self._centre(place, whole.shape, clamp=clamp)
+        stage = read_box(whole, centre, _in_space(size), fill=0, clamp=False)
+        return stage[0] if len(size) == 2 else stage
+
+    def _centre(self, place: Place, shape: Sequence[int], *, clamp: bool) -> tuple[int, ...]:
+        return held_centre(place.centre, _in_space(self.patch_size), shape) if clamp else place.centre
+
+    def read_input(
+        self, place: Place, size: Sequence[int], *, clamp: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return what the network is shown, image and previous stage [c, *size], and the label [*size]."""
+        image, label = self.read(place, size, clamp=clamp)
+        stage = self.read_stage(place, size, clamp=clamp)
+        return self.with_stage(image, stage), label
+
+    def with_stage(self, image: NDArray[np.float32], stage: NDArray[np.uint8] | None) -> NDArray[np.float32]:
+        """Return an image [c, *size] with the channels of the previous stage after its own."""
+        return image if stage is None else np.concatenate([image, one_hot(stage, self.stage_labels)])
 
     def _normalisation(self, case: str) -> Normalisation:
         """Return the fold's normalisation with the image's own numbers where its scheme takes those."""
@@ -140,10 +169,18 @@ class TrainingBatches(Dataset[Batch | SiccsError]):
             image, label = self.reader.read(place, size, clamp=True)
             image, label = spatial.apply(image, label, self.reader.patch_size)
             image, label = apply_transforms(self.transforms, image, label, rng)
+            if (stage := self.reader.read_stage(place, size, clamp=True)) is not None:
+                stage = spatial.apply_label(stage, self.reader.patch_size)
+                image = self.reader.with_stage(image, self._disturbed(stage, epoch, iteration, sample))
         except Exception as error:
             detail = str(error) if isinstance(error, SiccsError) else f"{type(error).__name__}: {error}"
             raise TrainingError(f"a sample of case {place.case!r} could not be made: {detail}") from error
         return image, label, place.case
+
+    def _disturbed(self, stage: NDArray[np.uint8], *step: int) -> NDArray[np.uint8]:
+        rng = stream(self.sampler.seed, self.sampler.fold, "stage", *step)
+        drawn = draw_disturbance(self.settings, self.reader.stage_labels, rng)
+        return disturb(stage, drawn, largest_share=self.settings.stage_removal_largest)
 
 
 def _as_is(item: Any) -> Any:

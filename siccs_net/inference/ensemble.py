@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from siccs_net.inference.sliding_window import Padding
 from siccs_net.networks.numerics import autocast
+from siccs_net.preprocessing.previous_stage import one_hot
 from siccs_net.preprocessing.statistics import apply_normalisation
 from siccs_net.records.checkpoint import Numerics
 from siccs_net.records.statistics import Normalisation
@@ -32,12 +33,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Mean of logits over mirrors, then over folds, in float32 (contracts 9)."""
+    """Mean of logits over mirrors, then over folds, in float32 (contracts 9).
+
+    With `stage_labels` the last channel of the tiles is the previous stage's segmentation, with so many labels.
+    """
 
     members: Sequence[Member]
     mirror_axes: tuple[int, ...]
     device: torch.device
     numerics: Numerics
+    stage_labels: int = 0
 
     @torch.inference_mode()
     def __call__(self, tiles: NDArray[Any], padding: Padding) -> Tensor:
@@ -51,11 +56,17 @@ class Ensemble:
         return total.div_(len(self.members))
 
     def _prepare(self, tiles: NDArray[Any], padding: Padding, normalisation: Normalisation) -> Tensor:
-        normalised = np.stack([apply_normalisation(tile, normalisation) for tile in tiles])
+        normalised = np.stack([self._input(tile, normalisation) for tile in tiles])
         images = torch.from_numpy(normalised).to(self.device)
         if not any(before or after for before, after in padding):
             return images
         return pad(images, [width for pair in reversed(padding) for width in pair])
+
+    def _input(self, tile: NDArray[Any], normalisation: Normalisation) -> NDArray[np.float32]:
+        if not self.stage_labels:
+            return apply_normalisation(tile, normalisation)
+        shown = one_hot(tile[-1], self.stage_labels)
+        return np.concatenate([apply_normalisation(tile[:-1], normalisation), shown])
 
     def _mirrored(self, network: nn.Module, images: Tensor) -> Tensor:
         flips = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from siccs_net.inference.sliding_window import Slab, count_tiles, plan_tiles, sl
 from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors
 from siccs_net.io.dataset import read_description
-from siccs_net.io.image import Image, Segmentation, read_image
+from siccs_net.io.image import Image, Segmentation, check_same_grid, read_image, read_label
 from siccs_net.io.store import PreparedCase
 from siccs_net.networks.build import build_network
 from siccs_net.networks.numerics import choose_device, choose_numerics
 from siccs_net.plugins import find_class
 from siccs_net.preprocessing.preprocess import preprocess_case, restore_to_native
+from siccs_net.preprocessing.previous_stage import stage_on_grid
 from siccs_net.preprocessing.probabilities import native_levels
 from siccs_net.preprocessing.statistics import image_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
@@ -37,6 +39,7 @@ from siccs_net.records.network import NetworkSpec
 from siccs_net.records.plan import Configuration
 from siccs_net.workspace import ModelFolder
 
+logger = logging.getLogger(__name__)
 _VOXELS_TOGETHER = 2_000_000
 """About as many voxels go through a network at once: enough to keep a device busy, little enough to fit one."""
 NetworkFactory = Callable[[NetworkSpec], nn.Module]
@@ -45,7 +48,10 @@ Source = Path | str | Sequence[Path] | Image | NDArray[Any]
 
 @dataclass(frozen=True)
 class Model:
-    """The fold models of a model folder, on a device, with what preprocessing and labels need."""
+    """The fold models of a model folder, on a device, with what preprocessing and labels need.
+
+    The second stage of a cascade has the model before it as `previous`, unless it was loaded without.
+    """
 
     name: str
     configuration: Configuration
@@ -54,6 +60,7 @@ class Model:
     device: torch.device
     numerics: Numerics
     sha256: str
+    previous: Model | None = None
 
     @property
     def folds(self) -> tuple[str, ...]:
@@ -61,7 +68,7 @@ class Model:
         return tuple(member.fold for member in self.members)
 
     def with_settings(self, *, overlap: float | None = None, mirror: bool | None = None) -> Model:
-        """Return the model with another overlap of tiles, or with mirroring switched off."""
+        """Return the model with another overlap of tiles, or with mirroring switched off; in a cascade both stages."""
         inference = self.configuration.inference
         if overlap is not None:
             if not 0 <= overlap < 1:
@@ -71,7 +78,8 @@ class Model:
             inference = inference.model_copy(update={"mirror_axes": ()})
         configuration = self.configuration.model_copy(update={"inference": inference})
         digest = hashlib.sha256((self.sha256 + inference.model_dump_json()).encode()).hexdigest()
-        return replace(self, configuration=configuration, sha256=digest)
+        previous = None if self.previous is None else self.previous.with_settings(overlap=overlap, mirror=mirror)
+        return replace(self, configuration=configuration, sha256=digest, previous=previous)
 
     def predict(
         self,
@@ -80,21 +88,30 @@ class Model:
         grid: Grid | None = None,
         spacing_mm: Sequence[float] | None = None,
         assume_orientation: str | None = None,
+        previous: Path | str | NDArray[Any] | None = None,
         show_progress: bool = False,
     ) -> Segmentation:
         """Segment one scan on its own grid.
+
+        In a cascade the previous stage's mask is `previous` (a file, or label values on the scan's canonical grid
+        [z, y, x]), or else the previous model's.
 
         `source` is an image's path, one path a channel, an Image, or a canonical array [z, y, x] or [c, z, y, x] with
         `grid` or `spacing_mm` (z, y, x). Raises the reader's errors, or EnvironmentProblem when memory runs out.
         """
         image = as_image(source, grid=grid, spacing_mm=spacing_mm, assume_orientation=assume_orientation)
-        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
+        prepared = self._prepared(image, previous, show_progress=show_progress)
         slabs = self.logits(prepared, show_progress=show_progress)
         labels = restore_to_native(slabs, prepared.record.geometry, self.labels, image.orientation)
         return Segmentation(labels[None], image.orientation, self.labels.reported, image.header)
 
     def predict_with_probabilities(
-        self, source: Source, *, assume_orientation: str | None = None, show_progress: bool = False
+        self,
+        source: Source,
+        *,
+        assume_orientation: str | None = None,
+        previous: Path | str | NDArray[Any] | None = None,
+        show_progress: bool = False,
     ) -> tuple[Segmentation, NDArray[np.uint8]]:
         """Segment one scan as `predict` does, and return its class probabilities too (`native_levels`).
 
@@ -102,22 +119,54 @@ class Model:
         held whole, on the network's grid, so that both come from one run.
         """
         image = as_image(source, assume_orientation=assume_orientation)
-        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
+        prepared = self._prepared(image, previous, show_progress=show_progress)
         slabs = list(self.logits(prepared, show_progress=show_progress))
         geometry = prepared.record.geometry
         labels = restore_to_native(iter(slabs), geometry, self.labels, image.orientation)
         levels = native_levels(slabs, geometry, self.labels)
         return Segmentation(labels[None], image.orientation, self.labels.reported, image.header), levels
 
+    def _prepared(
+        self, image: Image, previous: Path | str | NDArray[Any] | None, *, show_progress: bool
+    ) -> PreparedCase:
+        """Prepare a scan; for the second stage of a cascade with the previous stage's mask on its grid."""
+        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
+        if self.configuration.previous_stage is not None:
+            mask = self._previous_mask(image, previous, show_progress=show_progress)
+            stage = stage_on_grid(mask, prepared.record.geometry, self.configuration, self.labels)
+            return replace(prepared, previous=stage)
+        if previous is not None:
+            raise UsageError("the model is no second stage, so it takes no previous mask", found=self.name)
+        return prepared
+
+    def _previous_mask(
+        self, image: Image, given: Path | str | NDArray[Any] | None, *, show_progress: bool
+    ) -> NDArray[Any]:
+        """Return the previous stage's mask [z, y, x] of label values on the scan's canonical grid."""
+        if isinstance(given, np.ndarray):
+            return given
+        if given is not None:
+            read = read_label(Path(given))
+            check_same_grid(read.orientation, image.orientation, path=Path(given), other="the scan")
+            mask: NDArray[Any] = read.array[0]
+            return mask
+        if self.previous is None:
+            raise ModelError(
+                f"the previous stage {self.configuration.previous_stage} was not loaded", hint="Give its masks"
+            )
+        labels: NDArray[Any] = self.previous.predict(image, show_progress=show_progress).array[0]
+        return labels
+
     def logits(self, prepared: PreparedCase, *, show_progress: bool = False) -> Iterator[Slab]:
         """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x])."""
         settings = self.configuration.inference
         patch = self.configuration.patch_size
         axes = plan_tiles(prepared.image.shape[1:], patch, settings.overlap, settings.gaussian_sigma)
+        shown = _shown(prepared, self.configuration)
         with tqdm(total=count_tiles(axes), desc="tiles", leave=False, disable=None if show_progress else True) as bar:
             try:
                 yield from sliding_window(
-                    prepared.image,
+                    shown,
                     axes,
                     self._ensemble(prepared),
                     self.labels.outputs,
@@ -138,7 +187,16 @@ class Model:
             for member in self.members
         ]
         mirror = self.configuration.patch_axes(self.configuration.inference.mirror_axes)
-        return Ensemble(members, mirror, self.device, self.numerics)
+        return Ensemble(members, mirror, self.device, self.numerics, self.configuration.stage_channels)
+
+
+def _shown(prepared: PreparedCase, configuration: Configuration) -> NDArray[Any]:
+    """Return the image [c, *plan axes], in a cascade with the previous stage's segmentation as its last channel."""
+    if configuration.previous_stage is None:
+        return prepared.image
+    if prepared.previous is None:
+        raise ModelError(f"the case has no segmentation of {configuration.previous_stage}", found=prepared.record.case)
+    return np.concatenate([prepared.image, prepared.previous[None].astype(prepared.image.dtype)])
 
 
 def _advance(bar: Any) -> Callable[[int], None]:
@@ -171,8 +229,12 @@ def load_model(
     device: str = "auto",
     precision: str = "auto",
     network: str | NetworkFactory | None = None,
+    previous: Path | str | Literal[False] | None = None,
 ) -> Model:
     """Load a model folder: whichever folds it holds, or those named.
+
+    The second stage of a cascade comes with the model before it: `previous`, or the folder beside it that its
+    model.json names, with the weights that it was trained after; `False` leaves it out (for given masks).
 
     `network` (`package.module:Class`, or what takes a NetworkSpec to a network) is needed only for a trainer with a
     network of its own. Executes nothing that
@@ -198,7 +260,40 @@ def load_model(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     numerics = choose_numerics(target, precision, deterministic=False)
     name = f"{model.dataset_name} {model.configuration}"
-    return Model(name, configuration, description.label_scheme, tuple(members), target, numerics, digest)
+    loaded = Model(name, configuration, description.label_scheme, tuple(members), target, numerics, digest)
+    if configuration.previous_stage is None and previous:
+        raise UsageError("the model is no second stage of a cascade, so no model comes before it", path=paths.root)
+    if configuration.previous_stage is None or previous is False:
+        return loaded
+    before = previous_folder(paths, model, previous)
+    first = load_model(before.root, device=device, precision=precision, network=network)
+    together = hashlib.sha256((digest + first.sha256).encode()).hexdigest()
+    return replace(loaded, previous=first, sha256=together)
+
+
+def previous_folder(paths: ModelFolder, model: ModelRecord, given: Path | str | None) -> ModelFolder:
+    """Return the folder of the model before a cascade's second stage: `given`, or the one beside it by name.
+
+    Raises MissingPathError when it is not there, ModelError when its weights are not those that the second stage was
+    trained after. A folder that is `given` may hold others, which is logged.
+    """
+    if model.previous is None:
+        raise ModelError("does not say which model comes before it", path=paths.model, hint="Train it anew")
+    before = ModelFolder(paths.root.parent / model.previous.folder if given is None else Path(given))
+    hint = "Put it there, name it with --previous-model, or give its masks with --prev-stage-predictions"
+    if not before.model.is_file():
+        raise MissingPathError("the model of the cascade's previous stage is not there", path=before.root, hint=hint)
+    found = {fold: _read_fold(before, fold).weights_sha256 for fold in before.folds() if fold.isdigit()}
+    if found == model.previous.weights_sha256:
+        return before
+    if given is None:
+        raise ModelError(
+            "the previous stage was trained anew since this second stage was trained after it",
+            path=before.root,
+            hint="Train the second stage anew (--overwrite), or name the folder with --previous-model to use it anyway",
+        )
+    logger.warning("%s holds other weights than those that the second stage was trained after", before.root)
+    return before
 
 
 def _choose_folds(paths: ModelFolder, folds: Sequence[int | str] | None) -> list[str]:

@@ -24,11 +24,15 @@ _CHUNK_FACTOR = 2
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case in memory: `image` [c, *plan axes] in the plan's storage type, `label` [*plan axes] or None."""
+    """A case in memory: `image` [c, *plan axes] in the plan's storage type, `label` [*plan axes] or None.
+
+    `previous` [*plan axes] is the previous stage's segmentation, for the second stage of a cascade.
+    """
 
     image: NDArray[Any]
     label: NDArray[np.uint8] | None
     record: PreparedRecord
+    previous: NDArray[np.uint8] | None = None
 
 
 class PreparedStore:
@@ -54,16 +58,16 @@ class PreparedStore:
     def save(self, prepared: PreparedCase) -> PreparedRecord:
         """Write a case: arrays first, the sidecar with their hashes last, so that a sidecar means a whole case."""
         case = prepared.record.case
-        image_hash = files.write_bytes(self._image_path(case), self._pack(prepared.image), verify=False)
+        image_hash = files.write_bytes(self._image_path(case), self.pack(prepared.image), verify=False)
         label_hash = None
         if prepared.label is not None:
-            label_hash = files.write_bytes(self._label_path(case), self._pack(prepared.label), verify=False)
+            label_hash = files.write_bytes(self._label_path(case), self.pack(prepared.label), verify=False)
             locations.write_locations(self._locations_path(case), prepared.label, label_hash)
         record = prepared.record.model_copy(update={"image_sha256": image_hash, "label_sha256": label_hash})
         files.write_record(self.record_path(case), record)
         return record
 
-    def _pack(self, array: NDArray[Any]) -> bytes:
+    def pack(self, array: NDArray[Any]) -> bytes:
         """Return the array as a blosc2 frame in chunks that suit patches; lz4, one thread, so bytes are equal."""
         edge = _BLOCK_EDGE[self.dimension]
         spatial = array.shape[-3:]

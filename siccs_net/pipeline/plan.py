@@ -12,10 +12,12 @@ from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
 from siccs_net.pipeline.validate import split_problems, validate
 from siccs_net.planners.fingerprint import make_fingerprint
+from siccs_net.planners.overrides import Overrides
 from siccs_net.planners.planner import PlanRequest, make_plan
+from siccs_net.planners.spread import describe_spread, spacing_spread, target_of
 from siccs_net.records.dataset import Fold, Splits
 from siccs_net.records.fingerprint import Fingerprint
-from siccs_net.records.plan import Plan
+from siccs_net.records.plan import Configuration, Plan
 from siccs_net.workspace import DatasetFolder, Workspace
 
 DEFAULT_FOLDS = {"grouped": 8, "nnunet": 5}
@@ -34,6 +36,8 @@ def plan(
     folds: int | None = None,
     split: SplitKind | None = None,
     name: str | None = None,
+    source: Plan | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
     workspace: Workspace | None = None,
     workers: int | None = None,
     save: bool = True,
@@ -43,6 +47,9 @@ def plan(
 
     `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
     `split` "nnunet" draws nnU-Net's own folds, "grouped" ours; None keeps those drawn before, else draws ours.
+    `overrides` are partial configurations (`planners.overrides`), applied before them. `source` is another dataset's
+    plan to take over instead of planning.
+
     With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
     """
     place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
@@ -50,8 +57,19 @@ def plan(
     if folds is not None and folds < 2:
         raise UsageError("cross-validation needs two folds at least", found=folds)
     splits = choose_splits(dataset, fingerprint, place, folds, split)
-    request = PlanRequest(planner, preset, tuple(configurations or ()), dict(settings or {}), len(splits.folds), name)
+    request = PlanRequest(
+        planner,
+        preset,
+        tuple(configurations or ()),
+        dict(settings or {}),
+        len(splits.folds),
+        name,
+        source,
+        overrides if isinstance(overrides, Overrides) else Overrides(overrides or {}),
+    )
     made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
+    for line in describe_spread(spacing_spread(fingerprint, target_of(made))):
+        logger.info("%s", line)
     if save:
         files.write_bytes(place.splits, splits_json(splits.folds))
         files.write_record(place.description, dataset.description)
@@ -99,7 +117,7 @@ def _with_earlier_configurations(made: Plan, place: DatasetFolder) -> Plan:
     except RecordError as error:
         logger.warning("replacing the earlier plan: %s", error)
         return made
-    others = {name: item for name, item in earlier.configurations.items() if name not in made.configurations}
+    others = _still_fitting(earlier, made)
     if not others or _source(earlier) != _source(made):
         return made
     logger.info("kept of the earlier plan: %s", ", ".join(others))
@@ -112,6 +130,19 @@ def _with_earlier_configurations(made: Plan, place: DatasetFolder) -> Plan:
             "provenance": {**kept, **made.provenance},
         }
     )
+
+
+def _still_fitting(earlier: Plan, made: Plan) -> dict[str, Configuration]:
+    """Return the earlier configurations that are not planned now, without those that share cases prepared otherwise."""
+    others = {name: item for name, item in earlier.configurations.items() if name not in made.configurations}
+    kept = {}
+    for name, item in others.items():
+        parent = made.configurations.get(item.prepared_as or "", item)
+        if (parent.steps, parent.storage, parent.dimension) == (item.steps, item.storage, item.dimension):
+            kept[name] = item
+        else:
+            logger.warning("dropped of the earlier plan: %s, as %s is prepared otherwise now", name, item.prepared_as)
+    return {name: item for name, item in kept.items() if item.previous_stage in (None, *kept, *made.configurations)}
 
 
 def _source(plan: Plan) -> tuple[object, ...]:

@@ -51,13 +51,19 @@ class Scan:
     """One scan to predict: its name and its files, one a channel.
 
     `problem` says why it is refused at once; its paths are then all the files that are refused with it. `channels` is
-    how many the model takes.
+    how many the model takes, `previous` the previous stage's mask for a cascade, where it is given.
     """
 
     name: str
     paths: tuple[Path, ...]
     problem: SiccsError | None = None
     channels: int | None = None
+    previous: Path | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that the mask is made from."""
+        return self.paths if self.previous is None else (*self.paths, self.previous)
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,27 @@ def _in_colour(paths: Sequence[Path], found: Collection[int]) -> bool:
     return set(found) == {0} and format_of(paths[0]).several_channels
 
 
+def with_previous_masks(scans: Sequence[Scan], folder: Path) -> list[Scan]:
+    """Return the scans with the previous stage's masks in a folder: NAME.nii.gz, or another ending that is read.
+
+    A scan without one is refused in its turn. Raises MissingPathError for a folder that does not exist.
+    """
+    if not folder.is_dir():
+        raise MissingPathError("the folder of the previous stage's masks does not exist", path=folder)
+    return [_with_previous_mask(scan, folder) for scan in scans]
+
+
+def _with_previous_mask(scan: Scan, folder: Path) -> Scan:
+    if scan.problem is not None:
+        return scan
+    found = [folder / f"{scan.name}{ending}" for ending in endings() if (folder / f"{scan.name}{ending}").is_file()]
+    if found:
+        return replace(scan, previous=found[0])
+    expected = f"{scan.name}{endings()[0]}"
+    problem = DataError("the scan has no mask of the previous stage", path=folder, expected=expected)
+    return replace(scan, problem=problem)
+
+
 def predict_scans(
     model: Model,
     scans: Sequence[Scan],
@@ -185,7 +212,7 @@ def _check_output(scans: Sequence[Scan], output: Path, ending: str | None) -> No
     hint = "Choose another output folder"
     if output.name.lower().endswith(endings()) or output.is_file():
         raise UsageError("the output is a folder, not a file", path=output, hint=hint)
-    statuses = [path.stat() for scan in scans for path in scan.paths if path.exists()]
+    statuses = [path.stat() for scan in scans for path in scan.inputs if path.exists()]
     inputs = {(status.st_dev, status.st_ino) for status in statuses}
     for scan in scans:
         target = _target(scan, output, ending)
@@ -302,7 +329,7 @@ def _existing(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> Pr
             )
         return None
     if record is not None and _is_made_so(maker, record, target):
-        inputs = tuple(map(image_sha256, scan.paths))
+        inputs = tuple(map(image_sha256, scan.inputs))
         if record.input_sha256 == inputs and record.output_sha256 == image_sha256(target):
             return record
     raise DataError(
@@ -327,9 +354,11 @@ def _read_record(path: Path) -> PredictionRecord | None:
 def _predict_one(maker: _Maker, scan: Scan, image: Image, target: Path) -> PredictionRecord:
     model, levels = maker.model, None
     if maker.save_probabilities:
-        segmentation, levels = model.predict_with_probabilities(image, show_progress=maker.show_progress)
+        segmentation, levels = model.predict_with_probabilities(
+            image, previous=scan.previous, show_progress=maker.show_progress
+        )
     else:
-        segmentation = model.predict(image, show_progress=maker.show_progress)
+        segmentation = model.predict(image, previous=scan.previous, show_progress=maker.show_progress)
     if maker.postprocessing:
         array = postprocess(segmentation.array[0], maker.postprocessing, segmentation.grid.spacing_mm)[None]
         segmentation = replace(segmentation, array=array)
@@ -339,7 +368,7 @@ def _predict_one(maker: _Maker, scan: Scan, image: Image, target: Path) -> Predi
     digest = segmentation.save(target)
     record = PredictionRecord(
         case=scan.name,
-        input_sha256=image.sha256,
+        input_sha256=(*image.sha256, *map(files.file_sha256, scan.inputs[len(scan.paths) :])),
         model_sha256=model.sha256,
         output_sha256=digest,
         folds=model.folds,

@@ -51,7 +51,11 @@ def preprocess(
     """
     require_whole(dataset)
     settings = configuration_of(plan, configuration)
-    folder = (workspace or Workspace.resolve()).prepared_dataset(dataset.name).prepared(plan.name, configuration)
+    folder = (
+        (workspace or Workspace.resolve())
+        .prepared_dataset(dataset.name)
+        .prepared(plan.name, plan.prepared_name(configuration))
+    )
     store = PreparedStore(folder, settings.dimension)
     recipe = recipe_sha256(settings, dataset.labels)
     with files.exclusive(folder, "preprocessing"):

@@ -13,9 +13,17 @@ from typing import Any
 from siccs_net.errors import DatasetError, ModelError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits
+from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedStore
 from siccs_net.networks.numerics import choose_device
 from siccs_net.pipeline.preprocess import configuration_of
+from siccs_net.pipeline.previous_stage import (
+    PreviousStage,
+    check_same_previous,
+    find_previous,
+    prepare_stage,
+    stage_store,
+)
 from siccs_net.pipeline.validate import split_problems
 from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
 from siccs_net.preprocessing.preprocess import recipe_sha256
@@ -39,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that the folds of one training share."""
+    """Everything that the folds of one training share; in a cascade also the stage before and its segmentations."""
 
     dataset: Dataset
     plan: Plan
@@ -54,6 +62,8 @@ class Training:
     pretrained: Path | None = None
     validated: bool = True
     save_probabilities: bool = False
+    previous: PreviousStage | None = None
+    stage: StageStore | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -119,7 +129,7 @@ def train(
         first = this_process().leads
         if first:
             verify_store(training)
-            write_model_files(training)
+            write_model_files(training, replaced=chosen if overwrite else ())
         # Nobody may begin before all have seen that the folds may start.
         this_process().wait()
         results = [train_fold(training, name, resume=resume, overwrite=overwrite) for name in chosen]
@@ -165,6 +175,7 @@ def revalidate(
             found=", ".join(f"fold {name}" for name in training.model.folds()) or "no trained fold",
         )
     verify_store(training)
+    check_same_previous(training.model, training.previous.record if training.previous else None)
     results = []
     for name in chosen:
         run = training.model.fold(name)
@@ -193,10 +204,26 @@ def prepare_training(
     kind = find_trainer(trainer or plan.trainer)
     chosen = configuration_of(plan, configuration)
     config = resolve_config(kind.config_class, kind.defaults, plan, settings)
-    store = PreparedStore(folder.prepared(plan.name, configuration), chosen.dimension)
+    store = PreparedStore(folder.prepared(plan.name, plan.prepared_name(configuration)), chosen.dimension)
     model = place.model_folder(dataset.name, kind.__name__, plan.name, configuration)
     splits = _splits(folder, dataset, plan)
-    return Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
+    training = Training(dataset, plan, configuration, kind, config, splits, store, model, device, show_progress)
+    if chosen.previous_stage is None:
+        return training
+    asked = trainer if isinstance(trainer, str) else kind.__name__
+    return _with_previous(training, place, "" if asked == plan.trainer else f" -tr {asked}")
+
+
+def _with_previous(training: Training, place: Workspace, given: str) -> Training:
+    """Add the finished stage before. Raises UsageError with the command that trains it, ending with `given`."""
+    dataset, plan, name = training.dataset.name, training.plan, str(training.configuration.previous_stage)
+    trainer = training.trainer.__name__
+    command = f"siccs_train {dataset} {name} all -p {plan.name}{given}"
+    model = place.model_folder(dataset, trainer, plan.name, name)
+    previous = find_previous(model, name, training.splits, command=command)
+    folder, dimension = place.prepared_dataset(dataset), training.configuration.dimension
+    stage = stage_store(folder, plan.name, training.configuration_name, dimension, previous)
+    return replace(training, previous=previous, stage=stage)
 
 
 def _splits(folder: DatasetFolder, dataset: Dataset, plan: Plan) -> Splits:
@@ -231,13 +258,22 @@ def choose_folds(splits: Splits, fold: int | str) -> list[str]:
 
 
 def verify_store(training: Training) -> None:
-    """Check every prepared case against its hashes and the plan's recipe."""
+    """Check every prepared case against its hashes and the plan's recipe; in a cascade prepare the stage before."""
     recipe = recipe_sha256(training.configuration, training.dataset.labels)
     for case in training.dataset.cases:
         training.store.verify(case, recipe)
+    if training.previous is not None and training.stage is not None:
+        prepare_stage(
+            training.previous,
+            training.dataset,
+            training.configuration,
+            training.store,
+            training.stage,
+            show_progress=training.show_progress,
+        )
 
 
-def write_model_files(training: Training) -> None:
+def write_model_files(training: Training, *, replaced: Sequence[str] = ()) -> None:
     """Write model.json, plan.json and dataset.json. Raises ModelError when another plan was trained here."""
     model, plan = training.model, training.plan
     if model.plan.is_file() and model.folds() and _differs(files.read_record(model.plan, Plan), training):
@@ -246,11 +282,14 @@ def write_model_files(training: Training) -> None:
             path=model.root,
             hint="Give the new plan another --plan-name, or delete this folder",
         )
+    previous = None if training.previous is None else training.previous.record
+    check_same_previous(model, previous, replaced)
     record = ModelRecord(
         dataset_name=training.dataset.name,
         configuration=training.configuration_name,
         trainer=training.trainer.__name__,
         plan=plan.name,
+        previous=previous,
     )
     files.write_record(model.plan, plan)
     files.write_record(model.description, training.dataset.description)
@@ -290,6 +329,7 @@ def _validate(training: Training, trainer: Trainer, record: FinalRecord, *, agai
         training.store,
         device=training.device,
         network=(lambda spec: trainer.rebuild_network(record.configuration)) if own else None,
+        previous=training.stage,
         show_progress=training.show_progress,
         again=again,
         save_probabilities=training.save_probabilities,
@@ -348,6 +388,7 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
         resume=resume,
         show_progress=training.show_progress and this_process().leads,
         pretrained=training.pretrained,
+        previous=training.stage,
     )
 
 

@@ -16,6 +16,7 @@ from siccs_net.io.dataset import Case, Dataset
 from siccs_net.io.image import read_label, write_label
 from siccs_net.io.probabilities import cases_with_probabilities, open_probabilities
 from siccs_net.io.probabilities import save_probabilities as save_levels
+from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedCase, PreparedStore
 from siccs_net.preprocessing.export import Slab
 from siccs_net.preprocessing.preprocess import restore_to_native
@@ -34,6 +35,7 @@ def validate_fold(
     device: str,
     surface: bool = True,
     network: NetworkFactory | None = None,
+    previous: StageStore | None = None,
     show_progress: bool = False,
     again: bool = False,
     save_probabilities: bool = False,
@@ -41,14 +43,15 @@ def validate_fold(
     """Predict and measure a fold's validation cases; write masks, summary.json and summary.csv in its folder.
 
     Metrics run on the native grid against the raw label files. A summary of the same weights is kept as it is unless it
-    is to be made `again`, or `save_probabilities` asks for class probabilities that are not beside it.
+    is to be made `again`, or `save_probabilities` asks for class probabilities that are not beside it. The second stage
+    of a cascade is shown the out-of-fold segmentations in `previous`.
     """
     run = model.fold(fold)
     record = files.read_record(run.record, FinalRecord)
     again = again or (save_probabilities and not probabilities_are_saved(run, record))
     if not again and (done := _finished(run, record)) is not None:
         return done
-    loaded = load_model(model.root, folds=[fold], device=device, network=network)
+    loaded = load_model(model.root, folds=[fold], device=device, network=network, previous=False)
     bar = tqdm(
         record.validation_cases, desc=f"validating fold {fold}", leave=False, disable=None if show_progress else True
     )
@@ -59,6 +62,7 @@ def validate_fold(
             store,
             dataset,
             run.validation,
+            previous,
             surface=surface,
             save_probabilities=save_probabilities,
         )
@@ -66,19 +70,15 @@ def validate_fold(
     ]
     summary = summarise(cases, {name: int(fold) for name in record.validation_cases if fold.isdigit()})
     write_summary(run.validation, summary)
-    files.write_bytes(_stamp(run), record.weights_sha256.encode())
+    files.write_bytes(run.stamp, record.weights_sha256.encode())
     return summary
-
-
-def _stamp(run: RunFolder) -> Path:
-    return run.validation / ".weights"
 
 
 def _finished(run: RunFolder, record: FinalRecord) -> Summary | None:
     path = run.validation / "summary.json"
-    if not path.is_file() or not _stamp(run).is_file():
+    if not path.is_file() or not run.stamp.is_file():
         return None
-    same = files.read_bytes(_stamp(run)).decode() == record.weights_sha256
+    same = files.read_bytes(run.stamp).decode() == record.weights_sha256
     return files.read_record(path, Summary) if same else None
 
 
@@ -98,6 +98,7 @@ def _validate_case(
     store: PreparedStore,
     dataset: Dataset,
     folder: Path,
+    previous: StageStore | None,
     *,
     surface: bool,
     save_probabilities: bool,
@@ -105,7 +106,8 @@ def _validate_case(
     if case.label is None:
         raise DataError("the case has no label", path=case.images[0])
     reference = read_label(case.label)
-    prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name))
+    stage = None if previous is None else np.asarray(previous.stage(case.name)[:])
+    prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name), stage)
     logits: Iterable[Slab] = model.logits(prepared)
     geometry = prepared.record.geometry
     if save_probabilities:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from siccs_net.planners import rules
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft, Spacing
+from siccs_net.planners.lowres import LOWRES, plan_lowres, with_cascade
 from siccs_net.planners.memory import training_memory
 from siccs_net.records.network import NetworkSpec
 
@@ -41,13 +42,15 @@ class _Task:
 def plan_convnext(
     shape: DatasetShape, *, target_vram_gb: float | None = None, spacing_mm: Spacing | None = None
 ) -> PlanDraft:
-    """Return the `2d` and `3d_fullres` configurations of a ConvNeXt V2 U-Net with a strided stem.
+    """Return the configurations of a ConvNeXt V2 U-Net with a strided stem: `2d`, `3d_fullres`, perhaps the cascade.
 
     Target spacing, first patch, pooling and the axis to shrink follow nnU-Net's rules (`rules`), but a short
     axis does not keep the others from being pooled. The patch shrinks
     until two samples train in the usable part of `target_vram_gb` (default 8; `memory.training_memory`), then the
     batch grows into what is left, up to 5 % of the data set's voxels. The first pooling step becomes the stem's
-    stride, so the stem leaves a thick axis alone. `spacing_mm` [z, y, x] replaces the rule for the target spacing.
+    stride, so the stem leaves a thick axis alone. Where a patch covers less than a quarter of the median image,
+    `3d_lowres` and `3d_cascade_fullres` are planned too (`lowres`). `spacing_mm` [z, y, x]
+    replaces the rule for the target spacing.
     A dataset whose median image is one voxel thick gets `2d` only, with that axis first.
     Raises UsageError when no patch fits the memory.
     """
@@ -65,7 +68,9 @@ def plan_convnext(
     if median[0] == 1:
         return PlanDraft(order, {"2d": flat})
     full = _configuration(task, "3d_fullres", spacing, median, voxels)
-    return PlanDraft(order, {"2d": flat, "3d_fullres": full})
+    low = plan_lowres(full, lambda coarse, size, count: _configuration(task, LOWRES, coarse, size, count * shape.cases))
+    drafts = [flat, *with_cascade(full, low)]
+    return PlanDraft(order, {draft.name: draft for draft in drafts})
 
 
 def iterations_per_epoch(

@@ -12,17 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from siccs_net.errors import UnavailableError, UsageError
+from siccs_net.errors import UnavailableError
 from siccs_net.planners import rules
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft, Spacing
+from siccs_net.planners.lowres import LOWRES, plan_lowres, with_cascade
 from siccs_net.records.network import NetworkSpec
 
 MIN_BATCH = 2
-# Below this share of the median image covered by a patch, a low-resolution stage is planned.
-LOWRES_COVERAGE = 0.25
-LOWRES_STEP = 1.03
-# A low-resolution image with more than half the voxels is not worth a stage of its own.
-LOWRES_MIN_REDUCTION = 2.0
 REFERENCE_BATCH = {2: 12, 3: 2}
 
 
@@ -98,42 +94,13 @@ def _plan_2d(task: _Task, spacing: Spacing, median: Spacing, dataset_voxels: flo
 def _plan_3d(task: _Task, spacing: Spacing, median: Spacing, dataset_voxels: float) -> list[ConfigurationDraft]:
     full = _configuration(task, "3d_fullres", spacing, median, dataset_voxels)
     low = _plan_lowres(task, full)
-    if low is None:
-        return [full]
-    full = replace(full, batch_dice=True)
-    cascade = replace(full, name="3d_cascade_fullres", inherits_from="3d_fullres", previous_stage=low.name)
-    return [replace(low, next_stage=cascade.name), full, cascade]
+    return with_cascade(replace(full, batch_dice=low is not None), low)
 
 
 def _plan_lowres(task: _Task, full: ConfigurationDraft) -> ConfigurationDraft | None:
-    """Coarsen by 3 % at a time until a patch covers a quarter of the median image; None where that is no gain."""
-    fine = _known(full.spacing_mm)
-    spacing, voxels, draft = fine, math.prod(full.median_shape), full
-    while math.prod(draft.patch_size) / voxels < LOWRES_COVERAGE:
-        spacing = _coarser(spacing)
-        z, y, x = (old / new * size for old, new, size in zip(fine, spacing, full.median_shape, strict=True))
-        voxels = math.prod((z, y, x))
-        draft = _configuration(task, "3d_lowres", spacing, (round(z), round(y), round(x)), voxels * task.cases)
-    if draft is full or math.prod(full.median_shape) / voxels < LOWRES_MIN_REDUCTION:
-        return None
-    return draft
-
-
-def _coarser(spacing: Spacing) -> Spacing:
-    """Coarsen the axes that are more than twice as fine as the coarsest, or all where there is none."""
-    coarsest = max(spacing)
-    fine = [coarsest / step > 2 for step in spacing]
-    z, y, x = (
-        step * LOWRES_STEP if chosen or not any(fine) else step for step, chosen in zip(spacing, fine, strict=True)
+    return plan_lowres(
+        full, lambda spacing, median, voxels: _configuration(task, LOWRES, spacing, median, voxels * task.cases)
     )
-    return z, y, x
-
-
-def _known(spacing: tuple[float | None, float, float]) -> Spacing:
-    first, second, third = spacing
-    if first is None:
-        raise UsageError("a 2D configuration has no spacing along axis 0")
-    return first, second, third
 
 
 def _configuration(

@@ -18,7 +18,9 @@ from siccs_net.planners.convnext_rules import iterations_per_epoch, plan_convnex
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft
 from siccs_net.planners.flops import forward_flops
 from siccs_net.planners.memory import inference_memory, training_memory
+from siccs_net.planners.moved import moved_plan
 from siccs_net.planners.nnunet_rules import plan_nnunet
+from siccs_net.planners.overrides import Overrides, apply_overrides, fix_resize, resample_to
 from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS, TRAINER_OF
 from siccs_net.records.base import explain
 from siccs_net.records.fingerprint import Fingerprint
@@ -31,7 +33,6 @@ from siccs_net.records.plan import (
     Orient,
     Plan,
     Resample,
-    Resize,
     Step,
 )
 
@@ -50,7 +51,10 @@ _SCHEMES = {
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a user asks of planning; empty `configurations` means all that the rules give."""
+    """What a user asks of planning; empty `configurations` means all that the rules give.
+
+    `source` is a plan of another dataset to take over instead of planning; `overrides` are those of `overrides`.
+    """
 
     planner: str = "convnext"
     preset: str | None = None
@@ -58,6 +62,8 @@ class PlanRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     folds: int = 8
     name: str | None = None
+    source: Plan | None = None
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
@@ -67,13 +73,42 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) 
     settings that do not fit together (such as a patch size that is no multiple of the network's stride). Settings
     under `training.` are checked by the trainer, not here.
     """
-    if request.preset is None:
-        plan = _self_configured(dataset, fingerprint, request)
-    else:
-        plan = _from_preset(dataset, fingerprint, request)
-    overridden = _overridden(plan, request.settings)
+    ruled = request.preset is None and request.source is None
+    plan = apply_overrides(
+        _unchanged(dataset, fingerprint, request), request.overrides, stage_labels=len(dataset.labels.stage_values)
+    )
+    overridden = _overridden(_chosen(plan, request.configurations), request.settings, ruled=ruled)
     check_plan_name(overridden.name)
     return _with_memory(overridden)
+
+
+def _unchanged(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
+    """Return the plan of the rules, of a preset or of another dataset, before any override."""
+    if request.source is not None:
+        shape = dataset_shape(dataset, fingerprint)
+        return moved_plan(request.source, dataset, shape, folds=request.folds, name=request.name)
+    if request.preset is not None:
+        return _from_preset(dataset, fingerprint, request)
+    return _self_configured(dataset, fingerprint, request)
+
+
+def _chosen(plan: Plan, wanted: tuple[str, ...]) -> Plan:
+    """Return the plan with the configurations asked for, and the stages that come before them."""
+    missing = [name for name in wanted if name not in plan.configurations]
+    if missing:
+        raise UsageError(
+            f"the plan of this dataset has no configuration {', '.join(missing)}",
+            found=", ".join(plan.configurations) or "none",
+        )
+    if not wanted:
+        return plan
+    kept = {name: plan.configurations[name] for name in plan.configurations if name in plan.with_stages(wanted)}
+    provenance = {
+        path: origin
+        for path, origin in plan.provenance.items()
+        if not path.startswith("configurations.") or path.split(".")[1] in kept
+    }
+    return plan.model_copy(update={"configurations": kept, "provenance": provenance})
 
 
 def check_plan_name(name: str) -> None:
@@ -100,11 +135,10 @@ def _self_configured(dataset: Dataset, fingerprint: Fingerprint, request: PlanRe
     shape = dataset_shape(dataset, fingerprint)
     rules = {name: request.settings[name] for name in _RULE_SETTINGS if name in request.settings}
     draft = _draft(shape, request.planner, rules)
-    wanted = {name: item for name, item in draft.configurations.items() if name in ("2d", "3d_fullres")}
-    chosen = _choose(wanted, request.configurations)
     ours = request.planner == "convnext"
     configurations = {
-        name: _configuration(item, draft, dataset, fingerprint, ours=ours) for name, item in chosen.items()
+        name: _configuration(item, draft, dataset, fingerprint, ours=ours)
+        for name, item in draft.configurations.items()
     }
     return Plan(
         name=request.name or request.planner,
@@ -150,15 +184,6 @@ def _positive(value: Any) -> float | None:
     return float(value) if fits else None
 
 
-def _choose(there: dict[str, ConfigurationDraft], wanted: tuple[str, ...]) -> dict[str, ConfigurationDraft]:
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise UsageError(
-            f"the rules give no configuration {', '.join(missing)} for this dataset", found=", ".join(there) or "none"
-        )
-    return {name: there[name] for name in wanted} if wanted else there
-
-
 def _configuration(
     draft: ConfigurationDraft, plan: PlanDraft, dataset: Dataset, fingerprint: Fingerprint, *, ours: bool
 ) -> Configuration:
@@ -167,7 +192,13 @@ def _configuration(
         steps.append(CropBody(threshold_hu=fingerprint.crop_threshold_hu, margin_mm=fingerprint.crop_margin_mm))
     steps.append(Resample(spacing_mm=draft.spacing_mm, order=3, antialias=ours))
     normalisation = normalisation_schemes(dataset, region="all" if ours else "foreground")
-    network = draft.network.model_copy(update={"classes": dataset.labels.outputs})
+    stage_labels = len(dataset.labels.stage_values) if draft.previous_stage else 0
+    network = draft.network.model_copy(
+        update={
+            "classes": dataset.labels.outputs,
+            "in_channels": draft.network.in_channels + stage_labels,
+        }
+    )
     return Configuration(
         dimension=network.dimension,
         steps=tuple(steps),
@@ -181,6 +212,8 @@ def _configuration(
         batch_dice=draft.batch_dice,
         network=network,
         inference=InferenceSettings(mirror_axes=("L-R",) if ours else ("S-I", "A-P", "L-R")),
+        previous_stage=draft.previous_stage,
+        prepared_as=draft.inherits_from,
     )
 
 
@@ -213,20 +246,17 @@ def _from_preset(dataset: Dataset, fingerprint: Fingerprint, request: PlanReques
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(PRESETS)}"
         raise UsageError(f"no preset called {request.preset!r}", hint=hint)
     preset: Callable[..., Plan] = PRESETS[request.preset]
-    plan = preset(dataset, fingerprint, dataset_shape(dataset, fingerprint), folds=request.folds, name=request.name)
-    missing = [name for name in request.configurations if name not in plan.configurations]
-    if missing:
-        raise UsageError(
-            f"preset {request.preset!r} has no configuration {', '.join(missing)}", found=", ".join(plan.configurations)
-        )
-    return plan
+    return preset(dataset, fingerprint, dataset_shape(dataset, fingerprint), folds=request.folds, name=request.name)
 
 
-def _overridden(plan: Plan, settings: Mapping[str, Any]) -> Plan:
-    """Apply `--set` to every configuration (or, under `training.`, to the training settings)."""
+def _overridden(plan: Plan, settings: Mapping[str, Any], *, ruled: bool) -> Plan:
+    """Apply `--set` to every configuration (or, under `training.`, to the training settings).
+
+    `ruled` says that the rules have planned it, with the settings that are theirs.
+    """
     document = plan.model_dump(mode="json")
     for name, value in settings.items():
-        if plan.preset is not None or name not in _RULE_SETTINGS:
+        if not ruled or name not in _RULE_SETTINGS:
             _apply(document, name, value)
         _mark_as_users(document["provenance"], name)
     try:
@@ -242,10 +272,21 @@ def _apply(document: dict[str, Any], name: str, value: Any) -> None:
     elif first in ("trainer", "name") and not rest:
         document[first] = value
     elif name == "spacing_mm":
-        for configuration in document["configurations"].values():
-            _resample_to(configuration, _spacing(value))
+        _resample_all(document["configurations"], _spacing(value))
     else:
         _set_in_configurations(document["configurations"], name, value)
+
+
+def _resample_all(configurations: Mapping[str, Any], spacing_mm: tuple[float, float, float]) -> None:
+    """Resample every configuration to a spacing [z, y, x]. Raises UsageError where stages would become one."""
+    if any(item.get("previous_stage") for item in configurations.values()):
+        raise UsageError(
+            "spacing_mm would make the stages of a cascade alike", hint="Set each configuration's with --overrides"
+        )
+    for configuration in configurations.values():
+        orient: Mapping[str, Any] = next(iter(configuration["steps"]), {})
+        order = orient.get("transpose", (0, 1, 2))
+        resample_to(configuration, [spacing_mm[axis] for axis in order])
 
 
 def _mark_as_users(provenance: dict[str, str], name: str) -> None:
@@ -253,22 +294,6 @@ def _mark_as_users(provenance: dict[str, str], name: str) -> None:
     for path in [path for path in provenance if path.endswith(f".{name}")]:
         provenance[path] = "user"
     provenance[name] = "user"
-
-
-def _resample_to(configuration: dict[str, Any], spacing_mm: tuple[float, float, float]) -> None:
-    """Change the spacing that a preset resamples to, and what follows from it.
-
-    A resize after it decides shape and spacing of the prepared case, whatever the spacing before it.
-    """
-    steps = {step["step"]: step for step in configuration["steps"]}
-    if "resample" not in steps:
-        raise UsageError("the plan does not resample, so spacing_mm changes nothing", found=", ".join(steps))
-    steps["resample"]["spacing_mm"] = list(spacing_mm)
-    if "resize" in steps:
-        return
-    old, shape = configuration["spacing_mm"], configuration["median_shape"]
-    configuration["median_shape"] = [n * was / now for n, was, now in zip(shape, old, spacing_mm, strict=True)]
-    configuration["spacing_mm"] = list(spacing_mm)
 
 
 def _set_in_configurations(configurations: dict[str, Any], name: str, value: Any) -> None:
@@ -279,7 +304,7 @@ def _set_in_configurations(configurations: dict[str, Any], name: str, value: Any
         _inside(place, parts[-1], name)
         place[parts[-1]] = value
         if name == "patch_size":
-            _fix_resize(configuration, value)
+            fix_resize(configuration, value)
 
 
 def _inside(place: Any, part: str, name: str) -> Any:
@@ -289,13 +314,6 @@ def _inside(place: Any, part: str, name: str) -> Any:
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known) or 'no parts'}"
         raise UsageError(f"a plan has no setting {name!r}", hint=hint)
     return place[part]
-
-
-def _fix_resize(configuration: dict[str, Any], patch_size: Any) -> None:
-    """A whole-volume plan resizes every scan to its patch: the two are one setting."""
-    for step in configuration["steps"]:
-        if step["step"] == Resize.model_fields["step"].default:
-            step["shape"] = patch_size
 
 
 def _with_memory(plan: Plan) -> Plan:

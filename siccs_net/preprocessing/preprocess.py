@@ -138,7 +138,7 @@ def to_storage(image: NDArray[Any], storage: str) -> NDArray[Any]:
 
 
 def _check_channels(image: Image, configuration: Configuration, case: str) -> None:
-    found, expected = image.array.shape[0], configuration.network.in_channels
+    found, expected = image.array.shape[0], configuration.channels
     if found != expected:
         raise DataError(f"case {case!r} has another number of channels than the plan", found=found, expected=expected)
 

@@ -45,8 +45,9 @@ class Record(BaseModel):
             _check_schema(cls, body.pop("schema", None), body.pop("version", None), path)
         try:
             return cls.model_validate_json(json.dumps(cls._upgrade(body)))
-        except ValidationError as error:
-            raise RecordError("does not follow its schema", path=path, found=explain(error)) from error
+        except ValueError as error:
+            found = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise RecordError("does not follow its schema", path=path, found=found) from error
 
     @classmethod
     def _upgrade(cls, body: dict[str, Any]) -> dict[str, Any]:

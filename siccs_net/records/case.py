@@ -39,3 +39,21 @@ class PreparedRecord(Record):
     statistics_all: tuple[ChannelStatistics, ...]
     statistics_foreground: tuple[ChannelStatistics, ...]
     label_voxels: dict[str, int]
+
+
+class StageRecord(Record):
+    """CASE.json beside CASE_seg.b2nd: a previous stage's segmentation of a case on its prepared grid.
+
+    `fold` is the fold of the previous model that did not see the case in training, `weights_sha256` its weights;
+    `mask_sha256` is the hash of its mask, `image_sha256` that of the prepared image whose grid it lies on.
+    """
+
+    SCHEMA: ClassVar[str] = "siccs_net.stage_segmentation"
+
+    case: str
+    fold: str
+    weights_sha256: str
+    mask_sha256: str
+    image_sha256: str
+    recipe_sha256: str
+    array_sha256: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -87,8 +89,23 @@ class FinalRecord(Record):
     pretrained: PretrainedRecord | None = None
 
 
+class PreviousModel(Record):
+    """The model before a cascade's second stage: a folder beside it, and the weights of its folds by their hashes."""
+
+    folder: str
+    weights_sha256: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """One hash of all its weights."""
+        return hashlib.sha256(json.dumps(self.weights_sha256, sort_keys=True).encode()).hexdigest()
+
+
 class ModelRecord(Record):
-    """model.json of a model folder: which configuration of its plan.json the folds were trained on."""
+    """model.json of a model folder: which configuration of its plan.json the folds were trained on.
+
+    The second stage of a cascade says which model's segmentations it was trained on.
+    """
 
     SCHEMA: ClassVar[str] = "siccs_net.model"
 
@@ -96,3 +113,4 @@ class ModelRecord(Record):
     configuration: str
     trainer: str
     plan: str
+    previous: PreviousModel | None = None

@@ -187,6 +187,11 @@ class LabelScheme:
         return tuple(map(self.stored_values.index, self.regions_class_order))
 
     @property
+    def stage_values(self) -> tuple[int, ...]:
+        """The label values that a cascade's second stage is shown, one channel each: all but background and ignore."""
+        return self.stored_values[1:]
+
+    @property
     def foreground(self) -> dict[str, int]:
         """Foreground label values by name; with regions a value is called after the smallest one that it is in."""
         if not self.regions:

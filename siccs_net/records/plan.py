@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from siccs_net.geometry import ANATOMICAL_AXES
 from siccs_net.records.base import Record
+from siccs_net.records.inheritance import resolve_inheritance
 from siccs_net.records.network import NetworkSpec
 
 
@@ -116,7 +117,12 @@ class MeasuredStep(Record):
 
 
 class Configuration(Record):
-    """One way to train on the dataset: its preprocessing, patch, batch, network and inference."""
+    """One way to train on the dataset: its preprocessing, patch, batch, network and inference.
+
+    The second stage of a cascade names its `previous_stage`, another configuration of the plan: its network takes
+    the image and one channel for each foreground label of that stage's segmentation. `prepared_as` names the
+    configuration whose prepared cases it shares (null: its own).
+    """
 
     dimension: Literal[2, 3]
     steps: tuple[Step, ...]
@@ -131,6 +137,8 @@ class Configuration(Record):
     network: NetworkSpec
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     memory: MemoryFigures | None = None
+    previous_stage: str | None = None
+    prepared_as: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Configuration:
@@ -144,11 +152,23 @@ class Configuration(Record):
                 f"patch_size {list(self.patch_size)} must be a multiple of the network's total stride "
                 f"{list(self.network.total_stride)}"
             )
-        if len(self.normalisation) != self.network.in_channels:
+        if self.previous_stage is None and self.channels != self.network.in_channels:
             wrong.append("normalisation needs one entry a channel")
+        if self.previous_stage is not None and self.stage_channels < 1:
+            wrong.append("network.in_channels of a second stage counts the image's and the previous stage's labels")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return len(self.normalisation)
+
+    @property
+    def stage_channels(self) -> int:
+        """Number of the network's inputs that hold the previous stage's segmentation, one a foreground label."""
+        return self.network.in_channels - self.channels
 
     @property
     def patch_spacing_mm(self) -> tuple[float, ...]:
@@ -175,8 +195,8 @@ class Plan(Record):
 
     `training` holds trainer settings by name (they override the trainer's defaults and are overridden by `--set`).
     `provenance` maps a dotted path to where its value came from: `paper`, `library_default`, `assumed`,
-    `measured`, `rule:NAME` or `user`. `measured` holds, by configuration, what a training step cost on the machine
-    that planned, where that was asked for.
+    `measured`, `rule:NAME`, `user`, `inherits:CONFIGURATION` or `moved:DATASET/PLAN`. `measured` holds, by
+    configuration, what a training step cost on the machine that planned, where that was asked for.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.plan"
@@ -191,3 +211,44 @@ class Plan(Record):
     configurations: dict[str, Configuration]
     measured: dict[str, MeasuredStep] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stages_exist(self) -> Plan:
+        wrong = []
+        for name, item in self.configurations.items():
+            stage, before = item.previous_stage, {name}
+            while stage in self.configurations and stage not in before:
+                before.add(stage)
+                stage = self.configurations[stage].previous_stage
+            if stage is not None:
+                wrong.append(f"configurations.{name}.previous_stage leads to {stage!r}, which is no stage before it")
+            shared = self.configurations.get(item.prepared_as or name, item)
+            if (shared.steps, shared.storage, shared.dimension) != (item.steps, item.storage, item.dimension):
+                wrong.append(
+                    f"configurations.{name} cannot share the prepared cases of {item.prepared_as}: other steps"
+                )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @classmethod
+    def _upgrade(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """Fill in what a configuration written by hand takes over by `inherits_from`."""
+        configurations = body.get("configurations")
+        if not isinstance(configurations, dict):
+            return body
+        return {**body, "configurations": resolve_inheritance(configurations)}
+
+    def with_stages(self, names: Sequence[str]) -> set[str]:
+        """Return configurations and every stage that comes before one of them."""
+        found: set[str] = set()
+        for name in names:
+            stage: str | None = name
+            while stage is not None and stage not in found:
+                found.add(stage)
+                stage = self.configurations[stage].previous_stage
+        return found
+
+    def prepared_name(self, configuration: str) -> str:
+        """Return the name under which a configuration's prepared cases are kept."""
+        return self.configurations[configuration].prepared_as or configuration

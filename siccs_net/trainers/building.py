@@ -129,7 +129,13 @@ class TrainerParts(TrainerHooks):
         return self.config.iterations_per_epoch or self.configuration.iterations_per_epoch
 
     def _reader(self) -> PatchReader:
-        return PatchReader(self.task.store, self.task.normalisation, self.configuration.patch_size)
+        return PatchReader(
+            self.task.store,
+            self.task.normalisation,
+            self.configuration.patch_size,
+            self.task.previous,
+            self.configuration.stage_channels,
+        )
 
     def _batches(self, progress: state.Progress) -> Generator[tuple[tuple[int, int], Batch], None, None]:
         first = progress.epoch * self._iterations + progress.iteration

@@ -52,8 +52,8 @@ class Progress:
 def training_sha256(task: TrainTask, config: TrainerConfig, configuration: Configuration, trainer: str) -> str:
     """Return the hash of what must not change on resume.
 
-    That is the trainer, its settings (but `workers`), the plan's configuration, the labels, the cases on both sides
-    and the normalisation made of them.
+    That is the trainer, its settings (but `workers`), the plan's configuration, the labels, the cases on both sides,
+    the normalisation made of them and the previous stage's weights.
     """
     parts = (
         trainer,
@@ -63,6 +63,7 @@ def training_sha256(task: TrainTask, config: TrainerConfig, configuration: Confi
         json.dumps([task.fold, task.training_cases, task.validation_cases]),
         task.normalisation.to_json(),
         *([json.dumps([task.labels.regions, task.labels.regions_class_order])] if task.labels.regions else []),
+        *([] if task.previous is None else [task.previous.identity]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

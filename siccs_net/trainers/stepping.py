@@ -93,7 +93,7 @@ class TrainerSteps(TrainerParts):
         confusion = torch.zeros((classes, classes), dtype=torch.int64)
         losses = []
         for place in self._validation[self._devices.number :: self._devices.count]:
-            image, label = self._reader().read(place, self.configuration.patch_size, clamp=True)
+            image, label = self._reader().read_input(place, self.configuration.patch_size, clamp=True)
             batch = Batch(torch.from_numpy(image)[None], torch.from_numpy(label)[None], (place.case,))
             with autocast(self.numerics):
                 values = self.validation_step(*self._to_device(batch))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedStore
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Configuration, Plan
@@ -19,7 +20,8 @@ from siccs_net.workspace import RunFolder
 class TrainTask:
     """One fold of one configuration. `validation_cases` may repeat training cases only for the fold `full`.
 
-    `pretrained` is the file of weights (safetensors) that a new run starts from.
+    `pretrained` is the file of weights (safetensors) that a new run starts from. `previous` holds
+    the segmentations that the second stage of a cascade is shown.
     """
 
     plan: Plan
@@ -37,3 +39,4 @@ class TrainTask:
     resume: bool = False
     pretrained: Path | None = None
     show_progress: bool = True
+    previous: StageStore | None = None

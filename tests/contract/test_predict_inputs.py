@@ -30,7 +30,7 @@ class _Model:
         self.errors = errors
         self.calls = 0
 
-    def predict(self, image, *, show_progress):
+    def predict(self, image, *, previous=None, show_progress):
         self.calls += 1
         if image.sha256[0] in self.errors:
             raise self.errors[image.sha256[0]]

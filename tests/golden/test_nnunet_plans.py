@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from siccs_net.errors import UnavailableError, UsageError
+from siccs_net.io.dataset import Case, Dataset
 from siccs_net.planners import rules
 from siccs_net.planners.drafts import ConfigurationDraft, DatasetShape, PlanDraft, Spacing
 from siccs_net.planners.nnunet_rules import PLANNERS, plan_nnunet
+from siccs_net.planners.planner import PlanRequest, make_plan
+from siccs_net.preprocessing.statistics import measure
+from siccs_net.records.dataset import DatasetDescription
+from siccs_net.records.fingerprint import CaseFingerprint, Fingerprint
+from siccs_net.records.plan import Configuration, Plan
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "golden" / "nnunet_2.8.1_plans.json"
 ROWS = Path(__file__).with_name("nnunet_2.8.1_rows.json")
@@ -79,6 +86,67 @@ def test_equals_the_golden_plan(dataset: str, planner: str) -> None:
     }
     assert list(plan.transpose_forward) == expected["transpose_forward"]
     assert as_nnunet(plan) == configurations
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_make_plan_keeps_the_golden_plan(dataset: str, planner: str) -> None:
+    """From fingerprint to plan file: every configuration, the cascade written out in full."""
+    golden = read_golden()[dataset]
+    expected = golden[NAMES[planner]]["configurations"]
+    plan = make_plan(*_golden_dataset(golden["input"]), PlanRequest(planner=planner))
+    plan = Plan.from_json(plan.to_json())
+    assert set(plan.configurations) == set(expected)
+    for name, configuration in plan.configurations.items():
+        parent = expected[name].get("inherits_from")
+        wanted = {**expected[parent or name]}
+        wanted.pop("data_identifier")
+        assert configuration.previous_stage == expected[name].get("previous_stage")
+        assert configuration.prepared_as == parent
+        assert configuration.network.in_channels == (GOLDEN_LABELS if parent else 1)
+        assert _finished_as_nnunet(configuration) == wanted
+        assert configuration.orient.transpose == tuple(golden[NAMES[planner]]["transpose_forward"])
+
+
+def _finished_as_nnunet(configuration: Configuration) -> dict[str, Any]:
+    return _configuration_as_nnunet(
+        ConfigurationDraft(
+            name="",
+            spacing_mm=configuration.spacing_mm,
+            median_shape=configuration.median_shape,
+            patch_size=configuration.patch_size,
+            batch_size=configuration.batch_size,
+            network=configuration.network,
+            batch_dice=configuration.batch_dice,
+        )
+    )
+
+
+def _golden_dataset(entry: dict[str, Any]) -> tuple[Dataset, Fingerprint]:
+    body = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "a": 1, "b": 2, "c": 3},
+        "numTraining": entry["n"],
+        "file_ending": ".nii.gz",
+    }
+    statistics = (measure(np.arange(3, dtype=np.int16)),)
+    cases = [
+        CaseFingerprint(
+            case=f"{number:03d}",
+            input_sha256=("0",),
+            spacing_mm=tuple(map(float, spacing)),
+            shape=tuple(shape),
+            crop_box=tuple((0, size) for size in shape),
+            label_voxels={},
+            statistics_all=statistics,
+            statistics_foreground=(),
+        )
+        for number, (spacing, shape) in enumerate(zip(entry["spacings"], entry["shapes"], strict=True))
+    ]
+    named = {case.case: Case(case.case, (Path("a"),), Path("b")) for case in cases}
+    dataset = Dataset(Path("Dataset001_X"), DatasetDescription.from_json(json.dumps(body)), named)
+    fingerprint = Fingerprint(dataset_name=dataset.name, crop_threshold_hu=None, crop_margin_mm=0.0, cases=tuple(cases))
+    return dataset, fingerprint
 
 
 def test_the_golden_file_holds_nothing_else() -> None:

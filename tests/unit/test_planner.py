@@ -77,12 +77,14 @@ def test_the_papers_network_halves_320_320_40_to_40_40_5():
 @pytest.mark.parametrize("planner", PLANNERS)
 def test_every_planner_gives_a_whole_plan_that_survives_its_file(planner):
     made = _plan(planner=planner)
-    assert list(made.configurations) == ["2d", "3d_fullres"]
+    small = ["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    assert list(made.configurations) == (["2d", "3d_fullres"] if planner[-2:] in ("_l", "xl") else small)
     assert Plan.from_json(made.to_json()) == made
     for configuration in made.configurations.values():
         assert configuration.steps[1].step == "crop_body"
         assert configuration.memory.training_bytes > configuration.memory.inference_bytes > 0
-    assert made.trainer == "SiccsTrainer"
+    plain, residual = {"convnext": "SiccsTrainer", "nnunet": "NnUNetTrainer"}, "NnUNetResEncTrainer"
+    assert made.trainer == plain.get(planner, residual)
     assert "assumed" in made.provenance.values()
 
 
@@ -159,7 +161,7 @@ def test_a_bigger_gpu_gives_a_bigger_plan():
     [
         ({"planner": "convnet"}, "Did you mean convnext"),
         ({"preset": "vahdani"}, "Did you mean vahdani2026"),
-        ({"configurations": ("3d_lowres",)}, "no configuration 3d_lowres"),
+        ({"planner": "nnunet_resenc_l", "configurations": ("3d_lowres",)}, "no configuration 3d_lowres"),
         ({"preset": "demo", "configurations": ("2d",)}, "no configuration 2d"),
         ({"settings": {"batchsize": 3}}, "Did you mean batch_size"),
         ({"settings": {"batch_size": 0}}, "batch_size"),
