@@ -34,6 +34,7 @@ def run_processes(module: str, arguments: Sequence[str], count: int) -> int:
     Signals are passed on, so that each process can save and end. When one process fails the others are ended.
     """
     shared = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch guesses in a warning that weights without a gradient may be a mistake
         **os.environ,
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),

@@ -63,6 +63,8 @@ def revalidate(
         with files.exclusive(run.root, f"validating fold {name}"):
             record = files.read_record(run.record, FinalRecord)
             task = replace(make_task(training, name), configuration=record.configuration)
-            results.append(FoldResult(name, record, validate_trained(training, training.trainer(task), record, again=True)))
+            results.append(
+                FoldResult(name, record, validate_trained(training, training.trainer(task), record, again=True))
+            )
     cross_validation_summary(training.model)
     return results

@@ -75,6 +75,9 @@ class _Index:
     def draw(self, case, rng, weights):
         return (0, 0, 0)
 
+    def draw_labelled(self, case, rng):
+        return None
+
 
 @pytest.mark.parametrize(("batch", "forced"), [(2, [1]), (3, [2]), (4, [3]), (5, [3, 4]), (12, [8, 9, 10, 11])])
 def test_the_last_third_of_a_batch_is_foreground(batch, forced):

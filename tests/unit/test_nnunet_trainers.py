@@ -55,7 +55,14 @@ def test_every_row_of_the_page_resolves_and_changes_what_it_names(names, setting
 def test_the_page_lists_nnunets_trainers():
     text = PAGE.read_text()
     assert len(ROWS) == 30
-    for name in ("NoMirroring", "Topk10LossLS01", "CosAnneal", "VanillaAdam3en4", "nnUNetTrainerBN", "nnUNetTrainerDA5"):
+    for name in (
+        "NoMirroring",
+        "Topk10LossLS01",
+        "CosAnneal",
+        "VanillaAdam3en4",
+        "nnUNetTrainerBN",
+        "nnUNetTrainerDA5",
+    ):
         assert name in text
 
 
