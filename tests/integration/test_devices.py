@@ -19,8 +19,12 @@ from siccs_net.testing.tiny import write_tiny_dataset
 from siccs_net.workspace import Workspace
 
 PLAN = {
-    "network.widths": [4, 6, 8, 8],
-    "patch_size": [16, 16, 16],
+    "network.widths": [4, 6],
+    "network.strides": [[1, 1, 1], [2, 2, 2]],
+    "network.kernel_sizes": [[3, 3, 3]] * 2,
+    "network.blocks_encoder": [1, 1],
+    "network.blocks_decoder": [1, 1],
+    "patch_size": [8, 16, 16],
     "batch_size": 4,
     "iterations_per_epoch": 3,
     "batch_dice": True,
