@@ -11,6 +11,7 @@ from siccs_net.errors import UsageError
 from siccs_net.io.dataset import Case, Dataset
 from siccs_net.networks.shapes import feature_shapes
 from siccs_net.planners.planner import PLANNERS, PlanRequest, make_plan
+from siccs_net.planners.presets import TRAINER_OF
 from siccs_net.preprocessing.statistics import measure
 from siccs_net.records.dataset import DatasetDescription
 from siccs_net.records.fingerprint import CaseFingerprint, Fingerprint
@@ -82,7 +83,7 @@ def test_every_planner_gives_a_whole_plan_that_survives_its_file(planner):
     for configuration in made.configurations.values():
         assert configuration.steps[1].step == "crop_body"
         assert configuration.memory.training_bytes > configuration.memory.inference_bytes > 0
-    assert made.trainer == "SiccsTrainer"
+    assert made.trainer == TRAINER_OF.get(planner, "SiccsTrainer")
     assert "assumed" in made.provenance.values()
 
 
