@@ -269,9 +269,9 @@ def test_classes_are_centres_as_often_as_weighted(index):
         class_weights({"one": 0, "two": 0}, ["background", "one", "two"], {})
 
 
-def test_validation_places_are_balanced_over_the_classes():
+def test_validation_places_are_balanced_over_the_classes(tmp_path):
     places = {f"case{number}": {1: (0, 0, 0), 2: (1, 1, 1)} for number in range(6)}
     places["case0"][3] = (2, 2, 2)
-    index = ForegroundIndex(_Store(places), sorted(places), 4, seed=0)
+    index = ForegroundIndex(_Store(tmp_path, places), sorted(places), 4)
     found = Counter(place.centre for place in fixed_places(index, sorted(places), count=6, seed=0, fold="0"))
     assert found == {(2, 2, 2): 1, (0, 0, 0): 3, (1, 1, 1): 2}
