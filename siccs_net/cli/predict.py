@@ -82,6 +82,7 @@ def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
     from siccs_net.inference.postprocess import describe
     from siccs_net.inference.predictor import load_model
+    from siccs_net.io.formats import use_reader
     from siccs_net.pipeline.predict import (
         find_scans,
         part_of,
@@ -106,6 +107,8 @@ def run(run: Run) -> int:
         model.device,
         model.numerics.precision,
     )
+    if args.reader is not None:
+        use_reader(args.reader)
     steps = () if args.no_postprocessing else postprocessing_of(folder, model.folds)
     for step in steps:
         logger.info("post-processing: %s", describe(step))

@@ -13,8 +13,9 @@ from types import FrameType
 from typing import Any
 
 _POLL_S = 0.1
-_GRACE_S = 5.0
-"""So long the other processes have to end by themselves after one failed or was stopped."""
+_STOPPED = (130, 143)
+_GRACE_S = {True: 60.0, False: 5.0}
+"""So long the other processes have to end by themselves after one was stopped by a signal (True) or failed."""
 
 
 def is_one_of_several() -> bool:
@@ -33,6 +34,7 @@ def run_processes(module: str, arguments: Sequence[str], count: int) -> int:
     Signals are passed on, so that each process can save and end. When one process fails the others are ended.
     """
     shared = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch guesses in a warning that weights without a gradient may be a mistake
         **os.environ,
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
@@ -81,9 +83,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         if failed and not first_failure:
             first_failure, since = failed[0], time.monotonic()
             # One that was stopped by a signal agreed with the others to end; else they wait for it in vain.
-            if first_failure not in (130, 143):
+            if first_failure not in _STOPPED:
                 _send(processes, signal.SIGTERM)
-        elif failed and time.monotonic() - since > _GRACE_S:
+        elif failed and time.monotonic() - since > _GRACE_S[first_failure in _STOPPED]:
             _send(processes, signal.SIGKILL)
         time.sleep(_POLL_S)
     codes = [process.returncode for process in processes]

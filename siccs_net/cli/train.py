@@ -119,7 +119,8 @@ def _settings(args: argparse.Namespace) -> list[str]:
 
 
 def _results(args: argparse.Namespace, dataset: Dataset, plan: Plan, place: dict[str, Any]) -> list[FoldResult]:
-    from siccs_net.pipeline.train import revalidate, train
+    from siccs_net.pipeline.revalidate import revalidate
+    from siccs_net.pipeline.train import train
 
     asked = (dataset, plan, args.configuration, args.fold)
     if args.val_only:

@@ -138,55 +138,6 @@ def train(
     return results
 
 
-def revalidate(
-    dataset: Dataset,
-    plan: Plan,
-    configuration: str,
-    fold: int | str = "all",
-    *,
-    trainer: str | type[Trainer] | None = None,
-    device: str = "auto",
-    workspace: Workspace | None = None,
-    show_progress: bool = False,
-    save_probabilities: bool = False,
-) -> list[FoldResult]:
-    """Validate trained folds on whole scans again and merge their summaries; nothing is trained.
-
-    `all` means the folds that are trained. `save_probabilities` keeps class probabilities as in `train`.
-    Raises UsageError when there is none, or the named one is not.
-    """
-    training = prepare_training(
-        dataset,
-        plan,
-        configuration,
-        trainer=trainer,
-        settings=(),
-        device=device,
-        workspace=workspace,
-        show_progress=show_progress,
-    )
-    training = replace(training, save_probabilities=save_probabilities)
-    asked = choose_folds(training.splits, fold)
-    chosen = [name for name in asked if name != FULL and training.model.fold(name).record.is_file()]
-    if not chosen or (fold != "all" and chosen != asked):
-        raise UsageError(
-            "there is no trained fold to validate" if fold == "all" else f"fold {fold} cannot be validated",
-            path=training.model.root,
-            found=", ".join(f"fold {name}" for name in training.model.folds()) or "no trained fold",
-        )
-    verify_store(training)
-    check_same_previous(training.model, training.previous.record if training.previous else None)
-    results = []
-    for name in chosen:
-        run = training.model.fold(name)
-        with files.exclusive(run.root, f"validating fold {name}"):
-            record = files.read_record(run.record, FinalRecord)
-            task = replace(make_task(training, name), configuration=record.configuration)
-            results.append(FoldResult(name, record, _validate(training, training.trainer(task), record, again=True)))
-    cross_validation_summary(training.model)
-    return results
-
-
 def prepare_training(
     dataset: Dataset,
     plan: Plan,
@@ -314,12 +265,12 @@ def train_fold(training: Training, fold: str, *, resume: bool, overwrite: bool) 
             record = trainer.fit()
         validation = None
         if first and fold != FULL and training.validated:
-            validation = _validate(training, trainer, record)
+            validation = validate_trained(training, trainer, record)
         this_process().wait()
     return FoldResult(fold, record, validation)
 
 
-def _validate(training: Training, trainer: Trainer, record: FinalRecord, *, again: bool = False) -> Summary:
+def validate_trained(training: Training, trainer: Trainer, record: FinalRecord, *, again: bool = False) -> Summary:
     """Validate a fold on whole scans. The trainer is at hand, so a network of its own can be built by it."""
     own = record.network_class is not None
     return validate_fold(

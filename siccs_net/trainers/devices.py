@@ -78,7 +78,6 @@ class Devices:
         return DistributedDataParallel(
             network,
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             find_unused_parameters=unused,
         )
 

@@ -21,6 +21,7 @@ from siccs_net.plugins import find_class
 from siccs_net.testing import check_trainer
 from siccs_net.testing.tiny import make_tiny_case
 from siccs_net.trainers.base import Trainer
+from siccs_net.trainers.nnunet import NnUNetTrainer
 from siccs_net.trainers.siccs import SiccsTrainer
 from siccs_net.trainers.vahdani2026 import Vahdani2026Trainer
 
@@ -274,7 +275,7 @@ def test_a_misspelt_hook_is_refused_when_the_class_is_made():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", [SiccsTrainer, Vahdani2026Trainer])
+@pytest.mark.parametrize("trainer", [SiccsTrainer, Vahdani2026Trainer, NnUNetTrainer])
 def test_our_trainers_meet_the_contract(trainer):
     assert "resumes to the same weights" in check_trainer(trainer)
 

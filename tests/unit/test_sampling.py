@@ -23,9 +23,9 @@ from siccs_net.augment.intensity import (
 from siccs_net.augment.settings import NONE, PAPER, AugmentationSettings
 from siccs_net.augment.spatial import draw_spatial
 from siccs_net.data.foreground import ForegroundIndex
-from siccs_net.data.sampling import PatchSampler, fixed_places, read_box
+from siccs_net.data.sampling import PatchSampler, class_weights, fixed_places, read_box
 from siccs_net.data.streams import stream
-from siccs_net.errors import DatasetError
+from siccs_net.errors import DatasetError, UsageError
 from siccs_net.io.locations import read_locations, write_locations
 
 SHAPE = (10, 30, 40)
@@ -250,3 +250,28 @@ def test_foreground_is_drawn_region_by_region(tmp_path):
     drawn = Counter(index.draw("sliced", rng)[0] for _ in range(400))
     assert set(drawn) == {2, 7}
     assert 170 < drawn[7] < 250
+
+
+def test_classes_are_centres_as_often_as_weighted(index):
+    weights = class_weights({"two": 3}, ["background", "one", "two"], {})
+    assert weights == {1: 1.0, 2: 3.0}
+    sampler = _sampler(index, cases=("a",), foreground_fraction=1.0, class_weights=weights)
+    centres = Counter(sampler.place(0, number, 0, iterations=400, batch_size=1).centre for number in range(400))
+    assert 260 < centres[(9, 29, 39)] < 340
+    rare = class_weights("inverse_frequency", ["background", "one", "two"], {1: 900, 2: 100})
+    assert rare[2] / rare[1] == pytest.approx(9)
+    assert class_weights("uniform", ["background", "one"], {}) is None
+    never = _sampler(index, cases=("b",), foreground_fraction=1.0, class_weights={1: 1.0, 2: 0.0})
+    assert len({never.place(0, number, 0, iterations=50, batch_size=1).centre for number in range(50)}) > 10
+    with pytest.raises(UsageError, match="names no label; found three; expected one, two"):
+        class_weights({"three": 1}, ["background", "one", "two"], {})
+    with pytest.raises(UsageError, match="not all 0"):
+        class_weights({"one": 0, "two": 0}, ["background", "one", "two"], {})
+
+
+def test_validation_places_are_balanced_over_the_classes(tmp_path):
+    places = {f"case{number}": {1: (0, 0, 0), 2: (1, 1, 1)} for number in range(6)}
+    places["case0"][3] = (2, 2, 2)
+    index = ForegroundIndex(_Store(tmp_path, places), sorted(places), 4)
+    found = Counter(place.centre for place in fixed_places(index, sorted(places), count=6, seed=0, fold="0"))
+    assert found == {(2, 2, 2): 1, (0, 0, 0): 3, (1, 1, 1): 2}

@@ -9,13 +9,27 @@ None of them uses an operation without a deterministic CUDA kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from siccs_net.errors import DataError, UsageError
+from siccs_net.errors import UsageError
+from siccs_net.losses.devices import over_devices, several_devices
+from siccs_net.losses.masks import downsampled, known_voxels, one_hot, region_masks, truth_of
+
+__all__ = [
+    "DeepSupervisionLoss",
+    "DiceCrossEntropyLoss",
+    "FocalDiceLoss",
+    "SummedLoss",
+    "deep_supervision_weights",
+    "downsampled",
+    "one_hot",
+    "over_devices",
+    "region_masks",
+]
 
 # nnU-Net's smallest denominator of a soft Dice.
 SMALLEST_DENOMINATOR = 1e-8
@@ -86,8 +100,8 @@ class FocalDiceLoss(SummedLoss):
         """Return `focal` and `dice`. Raises UsageError or DataError for a target that does not fit."""
         self._refuse_regions()
         logits = _full_precision(logits)
-        truth = _truth(logits, target, self.ignore_label, self.regions)
-        known = _known(target, self.ignore_label)
+        truth = truth_of(logits, target, self.ignore_label, self.regions)
+        known = known_voxels(target, self.ignore_label)
         log_probability = functional.logsigmoid(logits) if self.regions else functional.log_softmax(logits, 1)
         focal = (
             self._softmax_focal(log_probability, truth)
@@ -153,8 +167,8 @@ class DiceCrossEntropyLoss(SummedLoss):
     def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return `cross_entropy` and negative `dice`. Raises UsageError or DataError for a target that does not fit."""
         logits = _full_precision(logits)
-        truth = _truth(logits, target, self.ignore_label, self.regions)
-        known = _known(target, self.ignore_label)
+        truth = truth_of(logits, target, self.ignore_label, self.regions)
+        known = known_voxels(target, self.ignore_label)
         log_probability = functional.logsigmoid(logits) if self.regions else functional.log_softmax(logits, 1)
         made = {
             "cross_entropy": lambda: self._cross_entropy(logits, log_probability, truth, known),
@@ -243,65 +257,6 @@ def deep_supervision_weights(outputs: int, *, drop_last: bool) -> tuple[float, .
     return tuple(weight / sum(halved) for weight in halved)
 
 
-def downsampled(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Return a label map [b, *spatial] at a coarser size: at each output voxel the label nearest to its centre.
-
-    Raises UsageError when the size does not divide the label map's.
-    """
-    shape = target.shape[1:]
-    if len(shape) != len(size) or any(whole % part for whole, part in zip(shape, size, strict=True)):
-        raise UsageError("an output's size must divide the label map's", found=list(size), expected=list(shape))
-    strides = [whole // part for whole, part in zip(shape, size, strict=True)]
-    return target[:, *(slice(stride // 2, None, stride) for stride in strides)]
-
-
-def one_hot(logits: Tensor, target: Tensor, ignore_label: int | None) -> Tensor:
-    """Return which class each voxel has as bool [b, classes, *spatial]; ignored voxels have none.
-
-    Raises UsageError when the shapes differ and DataError for a label that is no class (on CUDA the device asserts
-    it, so that no step waits for the check).
-    """
-    _check_shapes(logits, target)
-    classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, *(1,) * (target.ndim - 1))
-    truth = target.unsqueeze(1) == classes
-    _check_labels(target, truth.any(1), _known(target, ignore_label), f"0 to {logits.shape[1] - 1}")
-    return truth
-
-
-def region_masks(logits: Tensor, target: Tensor, regions: Sequence[Sequence[int]], ignore_label: int | None) -> Tensor:
-    """Return where each region is as bool [b, regions, *spatial]; ignored voxels are in none.
-
-    Raises UsageError when the shapes, or the numbers of regions and channels, differ, and DataError for a label that
-    is neither background nor in a region (on CUDA the device asserts it).
-    """
-    _check_shapes(logits, target)
-    if logits.shape[1] != len(regions):
-        raise UsageError("the logits need a channel a region", found=logits.shape[1], expected=len(regions))
-    masks = torch.stack([torch.stack([target == value for value in region]).any(0) for region in regions], 1)
-    inside = sorted({0}.union(*regions))
-    _check_labels(target, masks.any(1) | (target == 0), _known(target, ignore_label), f"one of {inside}")
-    return masks
-
-
-def _truth(logits: Tensor, target: Tensor, ignore_label: int | None, regions: Sequence[Sequence[int]]) -> Tensor:
-    return region_masks(logits, target, regions, ignore_label) if regions else one_hot(logits, target, ignore_label)
-
-
-def _check_shapes(logits: Tensor, target: Tensor) -> None:
-    if logits.ndim < 3 or target.shape != (logits.shape[0], *logits.shape[2:]):
-        expected = [logits.shape[0], *logits.shape[2:]]
-        raise UsageError("the label map does not fit the logits", found=list(target.shape), expected=expected)
-
-
-def _check_labels(target: Tensor, valid: Tensor, known: Tensor | None, expected: str) -> None:
-    valid = valid if known is None else valid | ~known
-    if target.device.type == "cuda":
-        torch._assert_async(valid.all())
-    elif not bool(valid.all()):
-        wrong = sorted(set(target[~valid].tolist()))
-        raise DataError("the label map has values that are no class", found=wrong, expected=expected)
-
-
 def _measure(loss: nn.Module, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     if isinstance(loss, SummedLoss):
         return loss.measure(logits, target)
@@ -312,38 +267,8 @@ def _full_precision(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def _known(target: Tensor, ignore_label: int | None) -> Tensor | None:
-    """Bool [b, *spatial] of the labelled voxels; None means all."""
-    return None if ignore_label is None else target != ignore_label
-
-
 def _only_known(values: Tensor, known: Tensor | None) -> Tensor:
     return values if known is None else torch.where(known.unsqueeze(1), values, 0)
-
-
-def over_devices(sums: Tensor) -> Tensor:
-    """Return sums added over the processes of a training on several devices; gradients reach all of them.
-
-    Each process then has the same loss, and the mean of their gradients is the gradient of the loss of the whole
-    batch. Without such processes the sums are returned as they are.
-    """
-    if not _several_devices():
-        return sums
-    return _SumOverDevices.apply(sums)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _SumOverDevices(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, sums: Tensor) -> Tensor:
-        total = sums.contiguous().clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        distributed.all_reduce(total)
-        return total
 
 
 def _mean(values: Tensor, known: Tensor | None, *, together: bool = False) -> Tensor:
@@ -355,14 +280,10 @@ def _mean(values: Tensor, known: Tensor | None, *, together: bool = False) -> Te
     if known is None:
         return values.mean()
     total, count = torch.where(known, values, 0).sum(), known.sum()
-    if together and _several_devices():
+    if together and several_devices():
         devices = distributed.get_world_size()
         return total / (over_devices(count.float()) / devices).clamp_min(1 / devices)
     return total / count.clamp_min(1)
-
-
-def _several_devices() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def _of_true_class(values: Tensor, truth: Tensor) -> Tensor:
