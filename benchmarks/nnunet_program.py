@@ -25,11 +25,11 @@ import torch
 
 # Small enough for minutes on two cores, and a spacing that makes every scan be resampled.
 EDITS = {
-    "2d": {"patch_size": [96, 96], "batch_size": 4, "spacing": [1.7, 1.7], "stages": 4},
+    "2d": {"patch_size": [64, 64], "batch_size": 4, "spacing": [2.2, 2.2], "stages": 4},
     "3d_fullres": {"patch_size": [24, 32, 32], "batch_size": 2, "spacing": [6.0, 5.0, 5.0], "stages": 3},
 }
 WIDTHS = (12, 24, 48, 64)
-ITERATIONS, EPOCHS = 25, 2
+ITERATIONS, EPOCHS = {"2d": 75, "3d_fullres": 25}, 2
 
 
 def main() -> int:
@@ -96,7 +96,8 @@ def train(plans: Path, configuration: str, fold: str) -> None:
     which = fold if fold == "all" else int(fold)
     plan = {**json.loads(plans.read_text()), "continue_training": False}
     trainer = nnUNetTrainer(plan, configuration, which, description, torch.device("cpu"))
-    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = ITERATIONS, 2
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = ITERATIONS[configuration], 2
+    trainer.oversample_foreground_percent = 1.0  # so that a few iterations find some foreground
     trainer.num_epochs = EPOCHS
     trainer.run_training()
 
