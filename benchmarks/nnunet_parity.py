@@ -1,7 +1,6 @@
 """Do imported nnU-Net models predict what nnU-Net predicts? python -m benchmarks.nnunet_parity OUT --nnunet PYTHON
 
-PYTHON is the interpreter of an environment with nnunetv2==2.8.1 (`pip install nnunetv2==2.8.1`), used by nothing else. The
-real program trains Dataset501_CovidSlices2D (../shared/data) in 2d, and phantoms in 3d_fullres with two folds and the
+PYTHON is the interpreter of an environment with nnunetv2==2.8.1 (`pip install nnunetv2==2.8.1`). The real program trains Dataset501_CovidSlices2D (../shared/data) in 2d, and phantoms in 3d_fullres with two folds and the
 residual network, for some iterations with a small patch; its models are imported here, and both predict the same scans,
 among them one stored in another voxel order and one with thick slices. Prints, and writes to OUT/parity.json:
 
@@ -9,7 +8,9 @@ among them one stored in another voxel order and one with thick slices. Prints, 
   Gaussian map set to float32 (target: 99.99 %);
 - against the untouched program, the voxels that differ, and how many have a margin between the two largest logits that
   the program's own half-precision error there does not explain (target: none);
-- seconds and peak memory of both, each in a process of its own, on the same scans. OUT is kept: a second run trains nothing.
+- seconds and peak memory of both, each in a process of its own, on the same scans.
+
+OUT is kept: a second run trains nothing.
 """
 
 from __future__ import annotations

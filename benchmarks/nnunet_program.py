@@ -29,7 +29,7 @@ EDITS = {
     "3d_fullres": {"patch_size": [24, 32, 32], "batch_size": 2, "spacing": [6.0, 5.0, 5.0], "stages": 3},
 }
 WIDTHS = (12, 24, 48, 64)
-ITERATIONS, EPOCHS = {"2d": 75, "3d_fullres": 25}, 2
+ITERATIONS, EPOCHS = {"2d": 220, "3d_fullres": 25}, 2
 
 
 def main() -> int:

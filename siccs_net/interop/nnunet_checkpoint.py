@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ _DTYPES = {
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, KeyError, IndexError),
     *(AttributeError, OverflowError, MemoryError, RecursionError, NotImplementedError, RuntimeError, UnicodeError),
+    *(OSError, struct.error, zlib.error),
 )
 """What a damaged or hostile archive or pickle makes its readers raise."""
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -153,8 +154,10 @@ def _unpack(source: Path, scratch: Path, checkpoints: Sequence[str]) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(item) as packed, open(target, "wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ModelError("is not a readable zip file", path=source, found=str(error)) from error
+    except OSError as error:
+        raise files.disk_problem(error, scratch) from error
 
 
 def _check_member(item: zipfile.ZipInfo, parts: Sequence[str], source: Path) -> None:

@@ -130,5 +130,3 @@ def _check(graph: bytes, network: Any, configuration: Configuration, runtime: An
             "onnxruntime computes other logits than torch", path=path, found=difference, expected=f"<= {TOLERANCE:g}"
         )
     return difference
-
-

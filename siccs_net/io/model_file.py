@@ -7,10 +7,12 @@ none can lead elsewhere; everything is checked before it is used, and nothing in
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ _NAMES = re.compile(r"(model|plan|dataset)\.json|fold_(\d{1,4}|full)/final\.(jso
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The zip format's own zero: no time of writing, so that equal models give equal bytes."""
 _PIECE = 1 << 22
-_UNREADABLE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError)
+_UNREADABLE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
 
 
 def is_model_file(path: Path) -> bool:
@@ -108,6 +110,10 @@ def unpacked(path: Path) -> Iterator[ModelFolder]:
                         _copy_checked(stream, member, out, path)
         except _UNREADABLE as error:
             raise ModelError("is damaged", path=path, found=str(error), hint="Copy or export it again") from error
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a damaged directory points before the file
+                raise ModelError("is damaged", path=path, found=str(error)) from error
+            raise files.disk_problem(error, folder) from error
         yield ModelFolder(folder)
 
 

@@ -43,7 +43,7 @@ def _plain_operations(network: nn.Module) -> Iterator[None]:
 
 
 def onnx_graph(network: nn.Module, image: NDArray[np.float32], *, opset: int) -> bytes:
-    """Return a network as an ONNX graph from "image" to "logits", traced with an image; its batch may be of any size."""
+    """Return a network as an ONNX graph from "image" to "logits", traced with an image; any batch size."""
     stream = io.BytesIO()
     with torch.no_grad(), _plain_operations(network):
         torch.onnx.export(

@@ -13,7 +13,15 @@ import pytest
 import torch
 from nnunet_files import DESCRIPTION, plans_of, spec_of, write_foreign_model
 
-from siccs_net.errors import DataError, MissingPathError, ModelError, RecordError, SiccsError, UnavailableError, UsageError
+from siccs_net.errors import (
+    DataError,
+    MissingPathError,
+    ModelError,
+    RecordError,
+    SiccsError,
+    UnavailableError,
+    UsageError,
+)
 from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.inference.predictor import load_model
 from siccs_net.interop.nnunet_checkpoint import StoredTensor, read_checkpoint
@@ -78,7 +86,10 @@ def test_exported_zip_with_two_configurations(tmp_path):
             archive.write(path, path.relative_to(tmp_path / "results"))
     workspace = Workspace.resolve(tmp_path / "ws")
     made = import_model(tmp_path / "export.zip", workspace=workspace)
-    assert [folder.name for folder in made] == ["nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainer__nnUNetPlans__3d_fullres"]
+    assert [folder.name for folder in made] == [
+        "nnUNetTrainer__nnUNetPlans__2d",
+        "nnUNetTrainer__nnUNetPlans__3d_fullres",
+    ]
     with pytest.raises(UsageError, match="one model"):
         import_model(tmp_path / "export.zip", tmp_path / "m", workspace=workspace)
     (one,) = import_model(tmp_path / "export.zip", tmp_path / "m", configuration="2d", workspace=workspace)
@@ -197,7 +208,13 @@ def test_reader_gives_what_torch_gives(tmp_path):
 def test_tensor_beyond_its_storage_is_refused(tmp_path):
     torch.save({"a": torch.arange(4.0)}, tmp_path / "c.pth")
     tensor = read_checkpoint(tmp_path / "c.pth")["a"]
-    for shape, strides, offset in (((5,), (1,), 0), ((4,), (1,), 1), ((2, 2), (4, 1), 0), ((2,), (-1,), 1), ((2,), (1,), -1)):
+    for shape, strides, offset in (
+        ((5,), (1,), 0),
+        ((4,), (1,), 1),
+        ((2, 2), (4, 1), 0),
+        ((2,), (-1,), 1),
+        ((2,), (1,), -1),
+    ):
         with pytest.raises(ModelError, match="beyond its storage"):
             StoredTensor(tensor.archive, tensor.storage, offset, shape, strides).read()
 
@@ -236,8 +253,8 @@ def test_other_refusals_name_what_is_wrong(tmp_path):
         with pytest.raises(expected, match=words):
             import_nnunet(folder, tmp_path / "model")
         assert not (tmp_path / "model").exists()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no model that can be imported"):
-        (tmp_path / "empty").mkdir()
         import_model(tmp_path / "empty")
     with pytest.raises(MissingPathError):
         import_model(tmp_path / "nowhere")
@@ -245,7 +262,9 @@ def test_other_refusals_name_what_is_wrong(tmp_path):
 
 def test_folds_of_two_trainings_are_not_mixed(tmp_path):
     folder, _ = write_foreign_model(tmp_path, folds=("0",))
-    other, _ = write_foreign_model(tmp_path / "other", folds=("1",), checkpoint={"inference_allowed_mirroring_axes": None})
+    other, _ = write_foreign_model(
+        tmp_path / "other", folds=("1",), checkpoint={"inference_allowed_mirroring_axes": None}
+    )
     (other / "fold_1").rename(folder / "fold_1")
     with pytest.raises(ModelError, match="another training"):
         import_nnunet(folder, tmp_path / "model")
