@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +108,7 @@ def _patch(configuration: Configuration, batch: int) -> Any:
 def _trace(network: Any, configuration: Configuration) -> bytes:
     from siccs_net.networks.tracing import onnx_graph
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's advice about its two exporters and about constants of the trace
-        return onnx_graph(network, _patch(configuration, 1), opset=OPSET)
+    return onnx_graph(network, _patch(configuration, 1), opset=OPSET)
 
 
 def _check(graph: bytes, network: Any, configuration: Configuration, runtime: Any, path: Path) -> float:

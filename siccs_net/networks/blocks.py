@@ -40,12 +40,12 @@ _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 def to_channels_last(x: Tensor) -> Tensor:
     """View [b, c, *spatial] as [b, *spatial, c]."""
-    return x.movedim(1, -1)
+    return x.movedim(1, x.ndim - 1)  # not -1, which torch's ONNX exporter gets wrong
 
 
 def to_channels_first(x: Tensor) -> Tensor:
     """View [b, *spatial, c] as [b, c, *spatial]."""
-    return x.movedim(-1, 1)
+    return x.movedim(x.ndim - 1, 1)
 
 
 def in_fast_memory(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +46,8 @@ def _plain_operations(network: nn.Module) -> Iterator[None]:
 def onnx_graph(network: nn.Module, image: NDArray[np.float32], *, opset: int) -> bytes:
     """Return a network as an ONNX graph from "image" to "logits", traced with an image; any batch size."""
     stream = io.BytesIO()
-    with torch.no_grad(), _plain_operations(network):
+    with torch.no_grad(), _plain_operations(network), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice about its two exporters and about constants of a trace
         torch.onnx.export(
             _FinestLogits(network).eval(),
             (torch.from_numpy(image),),
