@@ -1,8 +1,9 @@
 """Do imported nnU-Net models predict what nnU-Net predicts? python -m benchmarks.nnunet_parity OUT --nnunet PYTHON
 
-PYTHON is the interpreter of an environment with nnunetv2==2.8.1 (`pip install nnunetv2==2.8.1`). The real program trains Dataset501_CovidSlices2D (../shared/data) in 2d, and phantoms in 3d_fullres with two folds and the
-residual network, for some iterations with a small patch; its models are imported here, and both predict the same scans,
-among them one stored in another voxel order and one with thick slices. Prints, and writes to OUT/parity.json:
+PYTHON is the interpreter of an environment with nnunetv2==2.8.1 (`pip install nnunetv2==2.8.1`). The real program
+trains Dataset501_CovidSlices2D (../shared/data) in 2d, and phantoms in 3d_fullres with two folds and the residual
+network, for some iterations with a small patch; its models are imported here, and both predict the same scans, among
+them one stored in another voxel order and one with thick slices. Prints, and writes to OUT/parity.json:
 
 - the share of voxels that agree in the union of foreground, with the real program's half-precision accumulators and
   Gaussian map set to float32 (target: 99.99 %);

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.predict import predict_scans
     from siccs_net.pipeline.preprocess import preprocess
+    from siccs_net.pipeline.share_model import export_model, import_model
     from siccs_net.pipeline.train import train
     from siccs_net.pipeline.validate import validate
     from siccs_net.records.plan import Plan
@@ -51,6 +52,8 @@ _HOMES = {
     "preprocess": "pipeline.preprocess",
     "train": "pipeline.train",
     "validate": "pipeline.validate",
+    "export_model": "pipeline.share_model",
+    "import_model": "pipeline.share_model",
     "Plan": "records.plan",
     "Trainer": "trainers.base",
     "SiccsTrainer": "trainers.siccs",
@@ -70,6 +73,8 @@ __all__ = [
     "Vahdani2026Trainer",
     "Workspace",
     "evaluate",
+    "export_model",
+    "import_model",
     "load_model",
     "open_dataset",
     "plan",

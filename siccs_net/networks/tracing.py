@@ -51,7 +51,7 @@ def onnx_graph(network: nn.Module, image: NDArray[np.float32], *, opset: int) ->
         torch.onnx.export(
             _FinestLogits(network).eval(),
             (torch.from_numpy(image),),
-            stream,  # type: ignore[arg-type]  (the tracing exporter writes to a stream too)
+            stream,  # type: ignore[arg-type]
             input_names=["image"],
             output_names=["logits"],
             dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},

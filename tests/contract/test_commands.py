@@ -13,7 +13,10 @@ import pytest
 
 from siccs_net.testing.tiny import write_tiny_dataset
 
-VERBS = ("demo", "report", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
+VERBS = (
+    *("demo", "report", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor"),
+    *("export_model", "import_model"),
+)
 
 
 def _run(verb, *arguments, cwd=None, env=None):

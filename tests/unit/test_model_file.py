@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import struct
@@ -104,6 +105,14 @@ def test_overwrite_replaces_a_model_and_nothing_else(packed, tmp_path):
     assert (tmp_path / "papers" / "thesis.txt").read_text() == "years of work"
 
 
+def _loaded_or_refused(file: Path) -> str:
+    """The hash of the model in a file, or that it is refused by an error that names the file."""
+    try:
+        return sn.load_model(file, device="cpu").sha256
+    except ModelError as error:
+        return "refused" if str(file) in str(error) else str(error)
+
+
 def test_every_changed_byte_is_found(packed, tmp_path):
     """One byte of each member's content, of the manifest, and of the zip's own structures."""
     content = packed.read_bytes()
@@ -113,22 +122,18 @@ def test_every_changed_byte_is_found(packed, tmp_path):
     directory = content.rindex(b"PK\x05\x06")
     places += [*rng.integers(0, len(content), 20).tolist(), directory + 10, directory + 16]
     bad = tmp_path / "bad.siccs"
-    whole = sn.load_model(packed, device="cpu").sha256
+    whole = _loaded_or_refused(packed)
     for place in places:
         bad.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
-        try:
-            found = sn.load_model(bad, device="cpu").sha256
-        except ModelError as error:
-            assert str(bad) in str(error), place
-        else:
-            assert found == whole, place  # a byte that says nothing, as the time of a member
+        found = _loaded_or_refused(bad)
+        assert found in (whole, "refused"), place  # whole: a byte that says nothing, as the time of a member
 
 
 def test_truncated_files_are_refused(packed, tmp_path):
     content = packed.read_bytes()
     for size in (0, 10, len(content) // 2, len(content) - 1):
         (tmp_path / "cut.siccs").write_bytes(content[:size])
-        with pytest.raises(ModelError, match="cut.siccs"):
+        with pytest.raises(ModelError, match=r"cut\.siccs"):
             sn.load_model(tmp_path / "cut.siccs", device="cpu")
     with pytest.raises(MissingPathError):
         sn.load_model(tmp_path / "nowhere.siccs")
@@ -136,7 +141,16 @@ def test_truncated_files_are_refused(packed, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "/evil", "fold_0/../../evil", "fold_0/code.py", "fold_x/final.json", "a\\b", "model.json/x", "FOLD_0/final.json"],
+    [
+        "../evil",
+        "/evil",
+        "fold_0/../../evil",
+        "fold_0/code.py",
+        "fold_x/final.json",
+        "a\\b",
+        "model.json/x",
+        "FOLD_0/final.json",
+    ],
 )
 def test_foreign_names_are_refused(packed, tmp_path, name):
     bad = tmp_path / "deep" / "bad.siccs"
@@ -178,8 +192,6 @@ def test_forged_hashes_do_not_make_a_model(packed, tmp_path):
         weights = bytearray(archive.read("fold_0/final.safetensors"))
         weights[-1] ^= 1
         manifest = json.loads(archive.read("manifest.json"))
-    import hashlib
-
     for member in manifest["members"]:
         if member["name"] == "fold_0/final.safetensors":
             member["sha256"] = hashlib.sha256(weights).hexdigest()

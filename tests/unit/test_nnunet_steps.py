@@ -124,16 +124,16 @@ def test_whole_preprocessing_and_the_way_back(thick, tmp_path):
     prepared = preprocess_case(image, None, configuration, LABELS.label_scheme, case="a")
     box = stored[:, 3:18, 2:15].astype(np.float32)
     normal = (np.clip(box, -1000, 100) + 600) / 250
-    shape = tuple(
-        int(round(a / b * n)) for a, b, n in zip(own, (5.0, 3.0, 2.5), box.shape, strict=True)
-    )
+    shape = tuple(int(round(a / b * n)) for a, b, n in zip(own, (5.0, 3.0, 2.5), box.shape, strict=True))
     expected = _separate(normal, shape, 3) if thick else resize(normal, shape, 3, mode="edge", anti_aliasing=False)
     assert prepared.image.shape[1:] == shape
     np.testing.assert_allclose(prepared.image[0], expected, atol=2e-5)
     logits = rng.standard_normal((3, *shape)).astype(np.float32)
     back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, (0, 1, 2), orientation)
     resized = [
-        _separate(one, box.shape, 1) if thick else resize(one.astype(float), box.shape, 1, mode="edge", anti_aliasing=False)
+        _separate(one, box.shape, 1)
+        if thick
+        else resize(one.astype(float), box.shape, 1, mode="edge", anti_aliasing=False)
         for one in logits
     ]
     wanted = np.zeros_like(stored)
