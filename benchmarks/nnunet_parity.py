@@ -11,7 +11,7 @@ them one stored in another voxel order and one with thick slices. Prints, and wr
   the program's own half-precision error there does not explain (target: none);
 - seconds and peak memory of both, each in a process of its own, on the same scans.
 
-OUT is kept: a second run trains nothing.
+OUT is kept: a second run trains nothing. `--golden` instead remakes the two files of tests/golden/test_nnunet_model.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -37,6 +38,11 @@ RUNS = {
 }
 PHANTOM_THICKNESS_MM = (5.0, 4.0, 5.0, 6.0, 5.0)
 AGREEMENT = 0.9999
+GOLDEN_SCANS = {
+    20: [[-4.0, 0, 0, 0], [0, -4.0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]],
+    21: [[0, 0, 11.0, 3], [2.0, 0, 0, 4], [0, -3.0, 0, 5], [0, 0, 0, 1]],
+}
+"""Seeds of tiny cases and the affines that their arrays get as they are; the second has thick slices."""
 
 
 def main() -> int:
@@ -45,7 +51,10 @@ def main() -> int:
     parser.add_argument("--nnunet", type=Path, required=True, help="Python of an environment with nnunetv2==2.8.1")
     parser.add_argument("-c", "--configurations", nargs="+", default=[*RUNS], choices=[*RUNS])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--golden", action="store_true", help="write tests/golden/nnunet_model.zip and .npz")
     args = parser.parse_args()
+    if args.golden:
+        return write_golden(args)
     report = {name: measure(name, args) for name in args.configurations}
     (args.output / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
@@ -74,6 +83,39 @@ def measure(configuration: str, args: argparse.Namespace) -> dict:
     return {**figures, **compare(work)}
 
 
+def write_golden(args: argparse.Namespace) -> int:
+    """A model of a few kilobytes that the real program trained, and its logits and masks of two scans."""
+    from siccs_net.geometry import Orientation
+    from siccs_net.io.image import write_image
+    from siccs_net.testing.tiny import make_tiny_case, write_tiny_dataset
+
+    dataset, golden = "Dataset602_Tiny", HERE.parent / "tests" / "golden" / "nnunet_model"
+    raw = args.output / "nnUNet_raw" / dataset
+    if not (raw / "dataset.json").is_file():
+        write_tiny_dataset(raw, cases=6)
+    program(args, "train", "602", "3d_fullres", "ExperimentPlanner", "all", "--tiny")
+    model = args.output / "nnUNet_results" / dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    with zipfile.ZipFile(golden.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("plans.json", "dataset.json", "fold_all/checkpoint_final.pth"):
+            archive.write(model / name, f"{dataset}/{model.name}/{name}")
+    work = args.output / "golden"
+    shutil.rmtree(work, ignore_errors=True)
+    for seed, affine in GOLDEN_SCANS.items():
+        image, _ = make_tiny_case(seed)
+        z, y, x = image.shape
+        orientation = Orientation.of((x, y, z), np.array(affine))
+        stored = orientation.to_canonical(image.transpose(2, 1, 0))
+        write_image(work / "scans" / f"scan{seed}_0000.nii.gz", stored, orientation)
+    program(args, "predict", str(model), str(work / "scans"), str(work / "masks"), "--float32")
+    program(args, "predict", str(model), str(work / "scans"), str(work / "logits"), "--logits", "--float32")
+    found = {f"mask{seed}": _stored(work / "masks" / f"scan{seed}.nii.gz").astype(np.uint8) for seed in GOLDEN_SCANS}
+    logits = {f"logits{seed}": np.load(work / "logits" / f"scan{seed}.npy") for seed in GOLDEN_SCANS}
+    part = {name: values[:, ::3, ::3, ::3].astype(np.float32) for name, values in logits.items()}
+    np.savez_compressed(golden.with_suffix(".npz"), **found, **part)
+    print({name: np.bincount(mask.ravel()).tolist() for name, mask in found.items()})
+    return 0
+
+
 def write_data(raw: Path) -> None:
     """The raw dataset, once: a copy of the real slices, or phantoms."""
     if (raw / "dataset.json").is_file():
@@ -97,9 +139,9 @@ def write_scans(raw: Path, folder: Path) -> None:
         return
     from siccs_net.testing.phantom import affine_of, make_patient
 
-    plain = make_patient(7, in_plane_size=80, slice_thickness_mm=4.0)
+    plain = make_patient(7, in_plane_size=80, slice_thickness_mm=5.0)
     thick = make_patient(8, in_plane_size=128, slice_thickness_mm=10.0)
-    for name, patient, turned in (("plain", plain, False), ("turned", plain, True), ("thick", thick, False)):
+    for name, patient, turned in (("turned", plain, True), ("thick", thick, False)):
         image = nib.Nifti1Image(np.ascontiguousarray(patient.image.transpose(2, 1, 0)), affine_of(patient))
         image.set_qform(image.affine, code=1)
         if turned:

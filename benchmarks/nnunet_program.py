@@ -1,6 +1,6 @@
 """What benchmarks/nnunet_parity.py asks of the real nnU-Net; run by a Python that has nnunetv2==2.8.1.
 
-    python nnunet_program.py train DATASET CONFIGURATION PLANNER FOLD…      plan, edit, preprocess, train briefly
+    python nnunet_program.py train DATASET CONFIGURATION PLANNER FOLD… [--tiny]    plan, edit, preprocess, train briefly
     python nnunet_program.py predict MODEL_FOLDER IN OUT [--float32] [--logits]
 
 `--float32` replaces the accumulators and the Gaussian map, which nnU-Net keeps in half precision, by float32;
@@ -28,7 +28,8 @@ EDITS = {
     "2d": {"patch_size": [64, 64], "batch_size": 4, "spacing": [2.2, 2.2], "stages": 4},
     "3d_fullres": {"patch_size": [24, 32, 32], "batch_size": 2, "spacing": [6.0, 5.0, 5.0], "stages": 3},
 }
-WIDTHS = (12, 24, 48, 64)
+TINY = {"patch_size": [8, 16, 16], "batch_size": 2, "spacing": [6.0, 5.0, 5.0], "stages": 3}
+WIDTHS, TINY_WIDTHS = (12, 24, 48, 64), (4, 6, 8)
 ITERATIONS, EPOCHS = {"2d": 220, "3d_fullres": 25}, 2
 
 
@@ -40,6 +41,7 @@ def main() -> int:
     training.add_argument("configuration")
     training.add_argument("planner")
     training.add_argument("folds", nargs="+")
+    training.add_argument("--tiny", action="store_true", help="a network of a few kilobytes")
     prediction = verbs.add_parser("predict")
     prediction.add_argument("model", type=Path)
     prediction.add_argument("input", type=Path)
@@ -50,7 +52,8 @@ def main() -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     started = time.monotonic()
     if args.verb == "train":
-        plans = prepare(args.dataset, args.configuration, args.planner)
+        edits, widths = (TINY, TINY_WIDTHS) if args.tiny else (EDITS[args.configuration], WIDTHS)
+        plans = prepare(args.dataset, args.configuration, args.planner, {**edits, "widths": widths})
         for fold in args.folds:
             train(plans, args.configuration, fold)
     else:
@@ -60,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def prepare(dataset: int, configuration: str, planner: str) -> Path:
+def prepare(dataset: int, configuration: str, planner: str, edits: dict) -> Path:
     """Plan, edit the plan for a small network and patch, preprocess; return plans.json."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
     from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
@@ -69,7 +72,7 @@ def prepare(dataset: int, configuration: str, planner: str) -> Path:
     name = plan_experiments([dataset], planner)
     path = Path(os.environ["nnUNet_preprocessed"], convert_id_to_dataset_name(dataset), f"{name}.json")  # noqa: SIM112
     plans = json.loads(path.read_text())
-    _shrink(plans["configurations"][configuration], EDITS[configuration])
+    _shrink(plans["configurations"][configuration], edits)
     path.write_text(json.dumps(plans))
     preprocess([dataset], name, (configuration,), num_processes=(2,))
     return path
@@ -78,7 +81,7 @@ def prepare(dataset: int, configuration: str, planner: str) -> Path:
 def _shrink(configuration: dict, edits: dict) -> None:
     configuration.update({name: edits[name] for name in ("patch_size", "batch_size", "spacing")})
     network, stages = configuration["architecture"]["arch_kwargs"], edits["stages"]
-    network["n_stages"], network["features_per_stage"] = stages, list(WIDTHS[:stages])
+    network["n_stages"], network["features_per_stage"] = stages, list(edits["widths"][:stages])
     for name in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
         if name in network:
             network[name] = network[name][:stages]
@@ -107,7 +110,9 @@ def predict(model: Path, source: Path, output: Path, *, float32: bool, logits: b
     from nnunetv2.inference import predict_from_raw_data as program
 
     if float32:
-        program.compute_gaussian = functools.partial(program.compute_gaussian, dtype=torch.float32)
+        full = functools.partial(program.compute_gaussian, dtype=torch.float32)
+        full.cache_clear = program.compute_gaussian.cache_clear
+        program.compute_gaussian = full
         torch.half = torch.float32  # what the accumulators are made of
     predictor = program.nnUNetPredictor(device=torch.device("cpu"), verbose=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), None)

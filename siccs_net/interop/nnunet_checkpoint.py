@@ -49,15 +49,22 @@ class _ForbiddenError(Exception):
     """A pickle names something that is not on the list."""
 
 
+class _Sealed:
+    """What a pickle made it cannot change afterwards (its BUILD instruction sets attributes of any object)."""
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise _ForbiddenError(f"attributes of a {type(self).__name__}")
+
+
 @dataclass(frozen=True)
-class _Storage:
+class _Storage(_Sealed):
     dtype: str
     member: str
     count: int
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(_Sealed):
     """A tensor that still lies in its file; `read` returns it."""
 
     archive: Path

@@ -50,7 +50,7 @@ def to_channels_first(x: Tensor) -> Tensor:
 
 def in_fast_memory(x: Tensor) -> Tensor:
     """Return x [b, c, *spatial] in channels-last memory on a CPU; as it is elsewhere and where a graph is traced."""
-    if x.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if x.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
         return x
     return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
 

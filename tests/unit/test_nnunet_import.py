@@ -18,7 +18,6 @@ from siccs_net.errors import (
     MissingPathError,
     ModelError,
     RecordError,
-    SiccsError,
     UnavailableError,
     UsageError,
 )
@@ -145,6 +144,13 @@ def test_dangerous_pickle_is_refused_and_runs_nothing(tmp_path, monkeypatch, pay
     assert not (tmp_path / "model").exists()
 
 
+_TENSOR = (
+    b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+    b"X\x03\x00\x00\x00cpuK\x01tQK\x00K\x01\x85K\x01\x85\x89}tR."
+)
+"""Makes a tensor of one number."""
+
+
 def _with_pickle(path, content):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content)
@@ -154,20 +160,25 @@ def _with_pickle(path, content):
     "content",
     [
         b"",
-        b"\x80\x02}.",
         b"\x80\x02]q\x00.",
         b"garbage",
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x01\x00\x00\x00a\x4b\x01s\x86b.",  # state onto a function
         b"\x80\x02ccollections\nOrderedDict\n)\x81.",  # an instance by NEWOBJ
         b"\x80\x02cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.",  # objects in numpy
         b"\x80\x02X\x01\x00\x00\x00aQ.",  # a storage that is none
+        _TENSOR[:-1] + b"}X\x07\x00\x00\x00archiveX\x01\x00\x00\x00asb.",  # a tensor led to another file
+        _TENSOR.replace(b"tQ", b"tQ}X\x06\x00\x00\x00memberX\x01\x00\x00\x00asb"),  # a storage led elsewhere
     ],
 )
 def test_damaged_or_odd_pickle_is_a_named_error(tmp_path, content):
-    folder, _ = write_foreign_model(tmp_path)
-    _with_pickle(folder / "fold_0" / "checkpoint_final.pth", content)
-    with pytest.raises(SiccsError):
-        import_nnunet(folder, tmp_path / "model")
+    _with_pickle(tmp_path / "c.pth", content)
+    with pytest.raises(ModelError, match=r"c\.pth"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_the_tensor_that_the_odd_pickles_change(tmp_path):
+    _with_pickle(tmp_path / "c.pth", b"\x80\x02}X\x01\x00\x00\x00a" + _TENSOR[2:-1] + b"s.")
+    assert read_checkpoint(tmp_path / "c.pth")["a"].shape == (1,)
 
 
 def test_truncated_checkpoint_is_a_named_error(tmp_path):

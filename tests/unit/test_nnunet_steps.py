@@ -157,3 +157,15 @@ def test_transposed_plan_goes_there_and_back(tmp_path):
     logits = np.stack([(classes == number) for number in range(3)]).astype(np.float32)
     back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, (0, 1, 2), orientation)
     assert np.array_equal(orientation.to_native(back).transpose(2, 1, 0), stored % 3)
+
+
+def test_mirror_axes_are_named_only_where_the_orientation_is_known(tmp_path):
+    configuration = translate(plans_of(spec_of("plain_unet", 2), "2d"), "2d", LABELS, (0, 1), path=tmp_path)
+    body = configuration.model_dump()
+    assert configuration.patch_axes(configuration.inference.mirror_axes) == (0, 1)
+    for axes, words in ((("L-R",), "numbers"), ((0, 2), "2 dimensions")):
+        with pytest.raises(ValueError, match=words):
+            configuration.model_validate({**body, "inference": {**body["inference"], "mirror_axes": axes}})
+    body["steps"] = ({"step": "orient", "transpose": (0, 1, 2)},)
+    with pytest.raises(ValueError, match="anatomical names"):
+        configuration.model_validate({**body, "inference": {**body["inference"], "mirror_axes": (0,)}})
