@@ -45,7 +45,7 @@ class ForeignFold:
     name: str
     weights: Mapping[str, StoredTensor]
     epochs: int
-    mirror_axes: tuple[int, ...]
+    checkpoint: Path
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def import_nnunet(
     with _model_folders(source, checkpoint) as found:
         chosen = _chosen(found, configuration, source)
         models = [read_nnunet_model(folder, folds=folds, checkpoint=checkpoint) for folder in chosen]
+        if configuration is not None and (others := {model.configuration_name for model in models} - {configuration}):
+            raise UsageError(f"no configuration {configuration!r}", path=source, found=", ".join(sorted(others)))
         if output is not None and len(models) > 1:
             listed = ", ".join(model.configuration_name for model in models)
             raise UsageError("-o takes one model", path=source, found=listed, hint="Choose a configuration with -c")
@@ -196,7 +198,7 @@ def read_nnunet_model(
                 "full" if name == "all" else name,
                 stored_weights(content, levels, found[name]),
                 _epochs(content),
-                mirror or (),
+                found[name],
             )
             for name, content in contents.items()
         ),
@@ -294,7 +296,11 @@ def _write_fold(model: ForeignModel, fold: ForeignFold, run: RunFolder) -> None:
         validation_cases=(),
         normalisation=Normalisation(channels=(ChannelScaling(scheme="none"),) * channels),
         configuration=model.configuration,
-        config={},
+        config={
+            "program": "nnU-Net v2",
+            "checkpoint": fold.checkpoint.name,
+            "checkpoint_sha256": files.file_sha256(fold.checkpoint),
+        },
         numerics=Numerics(device="cpu", precision="float32", threads=1, deterministic=False),
     )
     files.write_record(run.record, record)

@@ -13,6 +13,9 @@ from siccs_net.io.model_folder import copy_model, new_model_folder
 from siccs_net.records.checkpoint import ModelRecord
 from siccs_net.workspace import ModelFolder, Workspace
 
+MODEL_SUFFIX = ".siccs"
+"""What a model file is usually called; any name will do."""
+
 
 def export_model(
     folder: Path | str, output: Path | str, *, folds: Sequence[int | str] | None = None, overwrite: bool = False
@@ -45,7 +48,7 @@ def import_model(
     path, target = Path(source), None if output is None else Path(output)
     if not path.exists():
         raise MissingPathError("the model to import does not exist", path=path)
-    if path.is_file() and is_model_file(path):
+    if path.is_file() and (is_model_file(path) or path.suffix == MODEL_SUFFIX):
         if configuration is not None or checkpoint is not None:
             raise UsageError("-c and --checkpoint are for models of nnU-Net", path=path)
         return [_import_file(path, target, folds, overwrite=overwrite, workspace=workspace)]

@@ -135,6 +135,8 @@ def test_truncated_files_are_refused(packed, tmp_path):
         (tmp_path / "cut.siccs").write_bytes(content[:size])
         with pytest.raises(ModelError, match=r"cut\.siccs"):
             sn.load_model(tmp_path / "cut.siccs", device="cpu")
+        with pytest.raises(ModelError, match=r"cut\.siccs"):
+            import_model(tmp_path / "cut.siccs", tmp_path / "m")
     with pytest.raises(MissingPathError):
         sn.load_model(tmp_path / "nowhere.siccs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -93,6 +94,9 @@ def test_exported_zip_with_two_configurations(tmp_path):
         import_model(tmp_path / "export.zip", tmp_path / "m", workspace=workspace)
     (one,) = import_model(tmp_path / "export.zip", tmp_path / "m", configuration="2d", workspace=workspace)
     assert load_model(one, device="cpu").configuration.dimension == 2
+    for source in (tmp_path / "export.zip", tmp_path / "results/Dataset777_Foreign/nnUNetTrainer__nnUNetPlans__2d"):
+        with pytest.raises(UsageError, match="no configuration '3d_lowres'"):
+            import_model(source, configuration="3d_lowres", workspace=workspace)
     with pytest.raises(UsageError, match="model already"):
         import_model(tmp_path / "export.zip", workspace=workspace)
     import_model(tmp_path / "export.zip", overwrite=True, workspace=workspace)
@@ -289,7 +293,15 @@ def test_best_checkpoint_is_taken_where_there_is_no_final_one(tmp_path):
     folder, _ = write_foreign_model(tmp_path)
     (folder / "fold_0" / "checkpoint_final.pth").rename(folder / "fold_0" / "checkpoint_best.pth")
     (made,) = import_nnunet(folder, tmp_path / "model")
-    assert json.loads((made / "fold_0" / "final.json").read_text())["epochs"] == 7
+    record = json.loads((made / "fold_0" / "final.json").read_text())
+    assert record["epochs"] == 7
+    source = folder / "fold_0" / "checkpoint_best.pth"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert record["config"] == {
+        "program": "nnU-Net v2",
+        "checkpoint": "checkpoint_best.pth",
+        "checkpoint_sha256": digest,
+    }
 
 
 def test_inherited_configuration_and_old_plans(tmp_path):
