@@ -93,8 +93,9 @@ def write_golden(args: argparse.Namespace) -> int:
     raw = args.output / "nnUNet_raw" / dataset
     if not (raw / "dataset.json").is_file():
         write_tiny_dataset(raw, cases=6)
-    program(args, "train", "602", "3d_fullres", "ExperimentPlanner", "all", "--tiny")
     model = args.output / "nnUNet_results" / dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    if not (model / "fold_all" / "checkpoint_final.pth").is_file():
+        program(args, "train", "602", "3d_fullres", "ExperimentPlanner", "all", "--tiny")
     with zipfile.ZipFile(golden.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("plans.json", "dataset.json", "fold_all/checkpoint_final.pth"):
             archive.write(model / name, f"{dataset}/{model.name}/{name}")

@@ -30,7 +30,7 @@ EDITS = {
 }
 TINY = {"patch_size": [8, 16, 16], "batch_size": 2, "spacing": [6.0, 5.0, 5.0], "stages": 3}
 WIDTHS, TINY_WIDTHS = (12, 24, 48, 64), (4, 6, 8)
-ITERATIONS, EPOCHS = {"2d": 220, "3d_fullres": 25}, 2
+ITERATIONS, TINY_ITERATIONS, EPOCHS = {"2d": 220, "3d_fullres": 25}, 200, 2
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
         edits, widths = (TINY, TINY_WIDTHS) if args.tiny else (EDITS[args.configuration], WIDTHS)
         plans = prepare(args.dataset, args.configuration, args.planner, {**edits, "widths": widths})
         for fold in args.folds:
-            train(plans, args.configuration, fold)
+            train(plans, args.configuration, fold, TINY_ITERATIONS if args.tiny else ITERATIONS[args.configuration])
     else:
         predict(args.model, args.input, args.output, float32=args.float32, logits=args.logits)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -88,7 +88,7 @@ def _shrink(configuration: dict, edits: dict) -> None:
     network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][: stages - 1]
 
 
-def train(plans: Path, configuration: str, fold: str) -> None:
+def train(plans: Path, configuration: str, fold: str, iterations: int) -> None:
     """Train a fold for a few iterations and write its checkpoint as nnU-Net does."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -99,7 +99,7 @@ def train(plans: Path, configuration: str, fold: str) -> None:
     which = fold if fold == "all" else int(fold)
     plan = {**json.loads(plans.read_text()), "continue_training": False}
     trainer = nnUNetTrainer(plan, configuration, which, description, torch.device("cpu"))
-    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = ITERATIONS[configuration], 2
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = iterations, 2
     trainer.oversample_foreground_percent = 1.0  # so that a few iterations find some foreground
     trainer.num_epochs = EPOCHS
     trainer.run_training()
@@ -115,7 +115,8 @@ def predict(model: Path, source: Path, output: Path, *, float32: bool, logits: b
         program.compute_gaussian = full
         torch.half = torch.float32  # what the accumulators are made of
     predictor = program.nnUNetPredictor(device=torch.device("cpu"), verbose=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), None)
+    only_all = [path.name for path in model.glob("fold_*")] == ["fold_all"]  # which it does not find by itself
+    predictor.initialize_from_trained_model_folder(str(model), ("all",) if only_all else None)
     output.mkdir(parents=True, exist_ok=True)
     if not logits:
         predictor.predict_from_files_sequential(str(source), str(output))
