@@ -213,7 +213,7 @@ def network_of(theirs: Mapping[str, Any], channels: int, description: DatasetDes
             "architecture": kind,
             "dimension": dimension,
             "in_channels": channels,
-            "classes": len(description.label_scheme.class_values),
+            "classes": description.label_scheme.outputs,
             "widths": _each(settings["features_per_stage"], stages),
             "strides": tuple(map(tuple, settings["strides"])),
             "kernel_sizes": tuple(map(tuple, settings["kernel_sizes"])),
@@ -273,13 +273,7 @@ def _architecture(theirs: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 
 def check_labels(description: DatasetDescription, path: Path) -> None:
-    """Raise UnavailableError for region labels, DataError for values with gaps (nnU-Net trains neither)."""
-    if description.label_scheme.regions:
-        raise UnavailableError(
-            "models of region labels are not imported by this version",
-            path=path,
-            found=", ".join(description.label_scheme.regions),
-        )
-    values = description.label_scheme.class_values
-    if values != tuple(range(len(values))):
-        raise DataError("nnU-Net's labels count from 0 without gaps", path=path, found=list(values))
+    """Raise DataError for plain label values with gaps, which nnU-Net does not train."""
+    scheme = description.label_scheme
+    if not scheme.regions and scheme.class_values != tuple(range(scheme.outputs)):
+        raise DataError("nnU-Net's labels count from 0 without gaps", path=path, found=list(scheme.class_values))

@@ -17,6 +17,7 @@ import numpy as np
 from siccs_net.errors import EnvironmentProblem, ModelError, UsageError
 from siccs_net.io import files
 from siccs_net.io.model_folder import chosen_folds
+from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Configuration
 from siccs_net.workspace import ModelFolder
 
@@ -85,14 +86,20 @@ def _write_fold(model: ModelFolder, fold: str, target: Path, runtime: Any) -> tu
         "after": {
             "mean": "logits over mirrors, over tiles with Gaussian weights, then over folds, in float32",
             "resample": "logits linearly to the cropped scan, voxel centres at half indices, edges repeated",
-            "decision": "largest logit, the lowest class of a tie; background outside the crop",
+            "decision": _decision(loaded.labels),
             "class_values": list(loaded.labels.class_values),
-            "labels": loaded.labels.plain,
+            "labels": {name: list(values) for name, values in loaded.labels.reported.items()},
         },
         "largest_difference_of_logits": difference,
     }
     files.write_bytes(target.with_suffix(".json"), (json.dumps(body, indent=1) + "\n").encode())
     return target, digest, difference
+
+
+def _decision(labels: LabelScheme) -> str:
+    if labels.regions:
+        return "0, then class_values[i + 1] wherever logit i is positive, in this order; background outside the crop"
+    return "class_values of the largest logit, the lowest of a tie; background outside the crop"
 
 
 def _axes(configuration: Configuration) -> list[str]:

@@ -26,8 +26,10 @@ from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.inference.predictor import load_model
 from siccs_net.interop.nnunet_checkpoint import StoredTensor, read_checkpoint
 from siccs_net.interop.nnunet_import import import_nnunet
-from siccs_net.io.image import write_image
+from siccs_net.io.image import Image, write_image
 from siccs_net.pipeline.share_model import import_model
+from siccs_net.preprocessing.nnunet_steps import to_order
+from siccs_net.preprocessing.preprocess import preprocess_case
 from siccs_net.testing.tiny import make_tiny_case
 from siccs_net.workspace import Workspace
 
@@ -328,8 +330,28 @@ def test_inherited_configuration_and_old_plans(tmp_path):
     assert load_model(tmp_path / "model", device="cpu").configuration.batch_size == 8
 
 
-def test_region_labels_are_refused(tmp_path):
-    regions = {"labels": {"background": 0, "lung": [1, 2], "EF": [2]}, "regions_class_order": [1, 2]}
-    folder, _ = write_foreign_model(tmp_path, description={**DESCRIPTION, **regions})
-    with pytest.raises(UnavailableError, match="region"):
+def test_region_labels_are_painted_in_their_order(tmp_path):
+    regions = {
+        "labels": {"background": 0, "lung": [1, 2, 3], "disease": [2, 3], "EF": [2]},
+        "regions_class_order": [1, 3, 2],
+    }
+    folder, _ = write_foreign_model(tmp_path, description={**DESCRIPTION, **regions}, spacing=[5.0, 4.0, 4.0])
+    import_nnunet(folder, tmp_path / "model")
+    model = load_model(tmp_path / "model", device="cpu")
+    stored, _ = make_tiny_case(0)
+    image = Image.from_array(stored, spacing_mm=(5.0, 4.0, 4.0))
+    prepared = preprocess_case(image, None, model.configuration, model.labels, case="a")
+    logits = np.concatenate([slab for _, slab in model.logits(prepared)], axis=1)
+    expected = np.zeros(logits.shape[1:], np.uint8)
+    for region, value in enumerate((1, 3, 2)):  # as nnU-Net does: a probability above a half, one after another
+        expected[1 / (1 + np.exp(-logits[region])) > 0.5] = value
+    found = model.predict(image)
+    assert len(np.unique(expected)) >= 3
+    assert np.array_equal(to_order(found.array[0], found.orientation, "file"), expected)
+
+
+def test_labels_with_gaps_are_refused(tmp_path):
+    labels = {"background": 0, "a": 1, "b": 3}
+    folder, _ = write_foreign_model(tmp_path, description={**DESCRIPTION, "labels": labels})
+    with pytest.raises(DataError, match="without gaps"):
         import_nnunet(folder, tmp_path / "model")

@@ -129,7 +129,7 @@ def test_whole_preprocessing_and_the_way_back(thick, tmp_path):
     assert prepared.image.shape[1:] == shape
     np.testing.assert_allclose(prepared.image[0], expected, atol=2e-5)
     logits = rng.standard_normal((3, *shape)).astype(np.float32)
-    back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, (0, 1, 2), orientation)
+    back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, LABELS.label_scheme, orientation)
     resized = [
         _separate(one, box.shape, 1)
         if thick
@@ -155,7 +155,7 @@ def test_transposed_plan_goes_there_and_back(tmp_path):
     np.testing.assert_allclose(prepared.image[0], (np.clip(turned, -1000, 100) + 600) / 250, rtol=1e-6)
     classes = turned % 3
     logits = np.stack([(classes == number) for number in range(3)]).astype(np.float32)
-    back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, (0, 1, 2), orientation)
+    back = restore_to_native(iter([(0, logits)]), prepared.record.geometry, LABELS.label_scheme, orientation)
     assert np.array_equal(orientation.to_native(back).transpose(2, 1, 0), stored % 3)
 
 
