@@ -1,7 +1,7 @@
 """A model that nnU-Net 2.8.1 itself trained, imported: the logits and masks that nnU-Net itself computed.
 
-nnunet_model.zip and nnunet_model.npz were made by `python -m benchmarks.nnunet_parity OUT --nnunet PYTHON --golden`, with
-the program's accumulators in float32.
+nnunet_model.zip and nnunet_model.npz were made by `python -m benchmarks.nnunet_parity OUT --nnunet PYTHON --golden`,
+with the accumulators of the program in float32.
 """
 
 from __future__ import annotations
