@@ -19,7 +19,7 @@ _SMALLEST_STD = 1e-8
 
 
 def to_order(canonical: NDArray[Any], orientation: Orientation, order: str) -> NDArray[Any]:
-    """Return a canonical array [..., z, y, x] in another order of voxels; a view.
+    """Return a canonical array [z, y, x] or [c, z, y, x] in another order of voxels; a view where it can be.
 
     "file" is the file's own [k, j, i], "RAS+" has y and x turned round; "canonical" changes nothing.
     """
@@ -33,12 +33,14 @@ def to_order(canonical: NDArray[Any], orientation: Orientation, order: str) -> N
 
 
 def from_order(array: NDArray[Any], orientation: Orientation, order: str) -> NDArray[Any]:
-    """Undo `to_order` for an array of three axes; a view."""
+    """Undo `to_order`; a view, unless an array [c, ...] goes back from the file's order."""
     if order == "canonical":
         return array
     if order == "RAS+":
         return array[..., ::-1, ::-1]
-    return orientation.to_canonical(array.transpose(2, 1, 0))
+    if array.ndim == 3:
+        return orientation.to_canonical(array.transpose(2, 1, 0))
+    return np.stack([from_order(channel, orientation, order) for channel in array])
 
 
 def ordered_spacing(orientation: Orientation, order: str) -> tuple[float, float, float]:

@@ -47,6 +47,7 @@ def test_stored_order_of_all_48_orientations():
         assert np.array_equal(turned, canonical[:, ::-1, ::-1])
         for order, array in (("file", stored), ("RAS+", turned), ("canonical", canonical)):
             assert np.array_equal(from_order(array, orientation, order), canonical)
+            assert np.array_equal(from_order(array[None], orientation, order)[0], canonical)
 
 
 def test_nonzero_box_is_that_of_the_filled_mask():
