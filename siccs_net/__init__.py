@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.predict import predict_scans
     from siccs_net.pipeline.preprocess import preprocess
+    from siccs_net.pipeline.share_model import export_model, import_model
     from siccs_net.pipeline.train import train
     from siccs_net.pipeline.validate import validate
     from siccs_net.records.plan import Plan
@@ -64,6 +65,8 @@ _HOMES = {
     "preprocess": "pipeline.preprocess",
     "train": "pipeline.train",
     "validate": "pipeline.validate",
+    "export_model": "pipeline.share_model",
+    "import_model": "pipeline.share_model",
     "Plan": "records.plan",
     "Trainer": "trainers.base",
     "SiccsTrainer": "trainers.siccs",
@@ -87,7 +90,9 @@ __all__ = [
     "accumulate",
     "ensemble_folders",
     "evaluate",
+    "export_model",
     "find_best_configuration",
+    "import_model",
     "load_model",
     "open_dataset",
     "plan",

@@ -71,6 +71,16 @@ def convert() -> None:
     _run("convert")
 
 
+def export_model() -> None:
+    """siccs_export_model."""
+    _run("export_model")
+
+
+def import_model() -> None:
+    """siccs_import_model."""
+    _run("import_model")
+
+
 def doctor() -> None:
     """siccs_doctor."""
     _run("doctor")

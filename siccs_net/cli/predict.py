@@ -27,7 +27,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", "--input", metavar="IN", type=Path, required=True, help="an image, or a folder of images")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the masks")
-    parser.add_argument("-m", "--model", metavar="MODEL", type=Path, help="model folder")
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", type=Path, help="model folder, or a file of siccs_export_model"
+    )
     parser.add_argument("-d", "--dataset", metavar="ID", help="dataset whose model to use (instead of -m)")
     parser.add_argument("-c", "--configuration", metavar="CONFIG", help="with -d: the configuration")
     parser.add_argument(

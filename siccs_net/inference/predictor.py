@@ -25,6 +25,7 @@ from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors
 from siccs_net.io.dataset import read_description
 from siccs_net.io.image import Image, Segmentation, check_same_grid, read_image, read_label
+from siccs_net.io.model_file import unpacked
 from siccs_net.io.store import PreparedCase
 from siccs_net.networks.build import build_network
 from siccs_net.networks.numerics import choose_device, choose_numerics
@@ -123,7 +124,7 @@ class Model:
         slabs = list(self.logits(prepared, show_progress=show_progress))
         geometry = prepared.record.geometry
         labels = restore_to_native(iter(slabs), geometry, self.labels, image.orientation)
-        levels = native_levels(slabs, geometry, self.labels)
+        levels = native_levels(slabs, geometry, self.labels, image.orientation)
         return Segmentation(labels[None], image.orientation, self.labels.reported, image.header), levels
 
     def _prepared(
@@ -161,7 +162,13 @@ class Model:
         """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x])."""
         settings = self.configuration.inference
         patch = self.configuration.patch_size
-        axes = plan_tiles(prepared.image.shape[1:], patch, settings.overlap, settings.gaussian_sigma)
+        axes = plan_tiles(
+            prepared.image.shape[1:],
+            patch,
+            settings.overlap,
+            settings.gaussian_sigma,
+            on_voxel=settings.gaussian_peak == "voxel",
+        )
         shown = _shown(prepared, self.configuration)
         with tqdm(total=count_tiles(axes), desc="tiles", leave=False, disable=None if show_progress else True) as bar:
             try:
@@ -231,15 +238,20 @@ def load_model(
     network: str | NetworkFactory | None = None,
     previous: Path | str | Literal[False] | None = None,
 ) -> Model:
-    """Load a model folder: whichever folds it holds, or those named.
+    """Load a model folder, or the file that siccs_export_model made of one: all folds it holds, or those named.
 
     The second stage of a cascade comes with the model before it: `previous`, or the folder beside it that its
     model.json names, with the weights that it was trained after; `False` leaves it out (for given masks).
 
     `network` (`package.module:Class`, or what takes a NetworkSpec to a network) is needed only for a trainer with a
-    network of its own. Executes nothing that
-    the folder names. Raises MissingPathError, ModelError (damaged, folds that disagree) or UsageError (no such fold).
+    network of its own. Executes nothing that the folder names. Raises MissingPathError, ModelError (damaged, folds that
+    disagree) or UsageError (no such fold).
     """
+    if Path(folder).is_file():
+        with unpacked(Path(folder)) as held:
+            return load_model(
+                held.root, folds=folds, device=device, precision=precision, network=network, previous=previous
+            )
     paths = ModelFolder(Path(folder))
     if not paths.model.is_file():
         raise MissingPathError("not a model folder", path=folder, expected="model.json, plan.json and fold_K folders")

@@ -71,29 +71,32 @@ def tile_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(step * number) for number in range(steps + 1))
 
 
-def gaussian_weights(patch: int, sigma_fraction: float) -> NDArray[np.float32]:
-    """Return a Gaussian over a patch axis, peak 1, with sigma as a fraction of the patch; never below 1e-4."""
-    offset = np.arange(patch) - (patch - 1) / 2
+def gaussian_weights(patch: int, sigma_fraction: float, *, on_voxel: bool = False) -> NDArray[np.float32]:
+    """Return a Gaussian over a patch axis, peak 1, with sigma as a fraction of the patch; never below 1e-4.
+
+    It peaks in the middle of the axis or, with `on_voxel`, on voxel patch // 2 (nnU-Net's map of even patches leans by
+    half a voxel).
+    """
+    offset = np.arange(patch) - (patch // 2 if on_voxel else (patch - 1) / 2)
     weights = np.exp(-0.5 * (offset / (patch * sigma_fraction)) ** 2)
     floored: NDArray[np.float32] = np.maximum(weights / weights.max(), _SMALLEST_WEIGHT).astype(np.float32)
     return floored
 
 
 def plan_tiles(
-    shape: Sequence[int], patch_size: Sequence[int], overlap: float, sigma_fraction: float
+    shape: Sequence[int], patch_size: Sequence[int], overlap: float, sigma_fraction: float, *, on_voxel: bool = False
 ) -> tuple[Axis, Axis, Axis]:
     """Return the tiles along the three axes of an array; a 2-D patch takes each slice by itself."""
+
+    def tiles(size: int, patch: int) -> Axis:
+        weights = gaussian_weights(patch, sigma_fraction, on_voxel=on_voxel)
+        return Axis(size, patch, tile_starts(size, patch, overlap), weights)
+
     if len(patch_size) == 2:
         slices = Axis(shape[0], 1, tuple(range(shape[0])), np.ones(1, dtype=np.float32))
-        rows, columns = (
-            Axis(n, p, tile_starts(n, p, overlap), gaussian_weights(p, sigma_fraction))
-            for n, p in zip(shape[1:], patch_size, strict=True)
-        )
+        rows, columns = map(tiles, shape[1:], patch_size)
         return slices, rows, columns
-    depth, rows, columns = (
-        Axis(n, p, tile_starts(n, p, overlap), gaussian_weights(p, sigma_fraction))
-        for n, p in zip(shape, patch_size, strict=True)
-    )
+    depth, rows, columns = map(tiles, shape, patch_size)
     return depth, rows, columns
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from siccs_net.errors import ModelError
 from siccs_net.io import files
@@ -18,6 +21,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     from safetensors.torch import save
 
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    return files.write_bytes(path, save(ordered))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write named arrays as `write_tensors` writes tensors, without torch; return the SHA-256 of the file."""
+    from safetensors.numpy import save
+
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     return files.write_bytes(path, save(ordered))
 
 

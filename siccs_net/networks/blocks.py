@@ -40,17 +40,19 @@ _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 def to_channels_last(x: Tensor) -> Tensor:
     """View [b, c, *spatial] as [b, *spatial, c]."""
-    return x.movedim(1, -1)
+    return x.movedim(1, x.ndim - 1)  # not -1, which torch's ONNX exporter gets wrong
 
 
 def to_channels_first(x: Tensor) -> Tensor:
     """View [b, *spatial, c] as [b, c, *spatial]."""
-    return x.movedim(-1, 1)
+    return x.movedim(x.ndim - 1, 1)
 
 
 def in_fast_memory(x: Tensor) -> Tensor:
-    """Return x [b, c, *spatial] in channels-last memory on a CPU; as it is elsewhere."""
-    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2]) if x.device.type == "cpu" else x
+    """Return x [b, c, *spatial] in channels-last memory on a CPU; as it is elsewhere and where a graph is traced."""
+    if x.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+        return x
+    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
 
 
 def run_level(level: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:

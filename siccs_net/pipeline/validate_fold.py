@@ -112,7 +112,7 @@ def _validate_case(
     geometry = prepared.record.geometry
     if save_probabilities:
         logits = list(logits)
-        levels = native_levels(logits, geometry, model.labels)
+        levels = native_levels(logits, geometry, model.labels, reference.orientation)
         weights = tuple(member.weights_sha256 for member in model.members)
         save_levels(folder, case.name, levels, LEVELS, model.labels, reference.orientation, weights)
     labels = restore_to_native(iter(logits), geometry, model.labels, reference.orientation)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,24 @@ from siccs_net.io.store import PreparedCase
 from siccs_net.preprocessing.clahe import clahe
 from siccs_net.preprocessing.crop import body_box, crop, uncrop
 from siccs_net.preprocessing.export import argmax_to_shape, regions_to_shape
+from siccs_net.preprocessing.nnunet_steps import from_order, nonzero_box, normalise, ordered_spacing, to_order
 from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
 from siccs_net.preprocessing.resample_labels import resample_labels
 from siccs_net.preprocessing.statistics import measure
 from siccs_net.records.case import Box, CaseGeometry, PreparedRecord, Triple
 from siccs_net.records.dataset import LabelScheme
-from siccs_net.records.plan import Clahe, Configuration, CropBody, Orient, Resample, Resize, Step
+from siccs_net.records.plan import (
+    AsStored,
+    Clahe,
+    Configuration,
+    CropBody,
+    CropNonzero,
+    Normalise,
+    Orient,
+    Resample,
+    Resize,
+    Step,
+)
 from siccs_net.records.statistics import ChannelStatistics
 
 IGNORED = 255
@@ -48,6 +60,8 @@ class _Prepared:
     transpose: Triple = (0, 1, 2)
     oriented_shape: Triple = (0, 0, 0)
     crop_box: Box = ((0, 0), (0, 0), (0, 0))
+    order: Literal["canonical", "file", "RAS+"] = "canonical"
+    scan_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def preprocess_case(
@@ -61,6 +75,8 @@ def preprocess_case(
     """
     _check_channels(image, configuration, case)
     state = _Prepared(image.array, None if label is None else to_classes(label.array[0], labels), image.grid.spacing_mm)
+    if isinstance(configuration.orient, AsStored):
+        state = _as_stored(configuration.orient, state, image.orientation)
     for step in configuration.steps:
         state = _apply(step, state)
     stored = to_storage(state.image, configuration.storage)
@@ -79,12 +95,12 @@ def restore_to_native(
     They are interpolated linearly to the cropped grid and reduced plane by plane to the largest class, or to the last
     region with a positive logit, so the logits are never held at native size. Voxels outside the crop are background.
     """
-    cropped_shape = tuple(end - start for start, end in geometry.crop_box)
+    cropped_shape, separate = tuple(end - start for start, end in geometry.crop_box), geometry.export_separate_axis
     reduce = regions_to_shape if labels.regions else argmax_to_shape
-    classes = reduce(slabs, geometry.prepared_shape, labels.outputs, cropped_shape)
+    classes = reduce(slabs, geometry.prepared_shape, labels.outputs, cropped_shape, separate_axis=separate)
     values = _label_values(classes, labels.class_values)
     whole = uncrop(values, geometry.crop_box, geometry.oriented_shape, 0)
-    canonical = whole.transpose(np.argsort(geometry.transpose))
+    canonical = from_order(whole.transpose(np.argsort(geometry.transpose)), orientation, geometry.order)
     if canonical.shape != orientation.grid.shape:
         raise DataError(
             "the prepared case is not of this scan", found=str(canonical.shape), expected=str(orientation.grid.shape)
@@ -145,10 +161,14 @@ def _check_channels(image: Image, configuration: Configuration, case: str) -> No
 
 def _apply(step: Step, state: _Prepared) -> _Prepared:
     match step:
-        case Orient():
-            return _orient(step, state)
+        case Orient() | AsStored():
+            return _transposed(step.transpose, state)
         case CropBody():
             return _crop_body(step, state)
+        case CropNonzero():
+            return _cropped(nonzero_box(state.image), state)
+        case Normalise():
+            return replace(state, image=normalise(state.image, step))
         case Resample():
             return _resample(step, state)
         case Resize():
@@ -158,18 +178,30 @@ def _apply(step: Step, state: _Prepared) -> _Prepared:
     raise UnavailableError(f"the preprocessing step {step!r} is not known to this version")
 
 
-def _orient(step: Orient, state: _Prepared) -> _Prepared:
-    axes = step.transpose
+def _as_stored(step: AsStored, state: _Prepared, orientation: Orientation) -> _Prepared:
+    """Give a canonical case the order of voxels that the plan asks for, before its steps."""
+    label = None if state.label is None else to_order(state.label, orientation, step.order)
+    spacing = ordered_spacing(orientation, step.order)
+    return replace(
+        state, image=to_order(state.image, orientation, step.order), label=label, spacing_mm=spacing, order=step.order
+    )
+
+
+def _transposed(axes: Triple, state: _Prepared) -> _Prepared:
     image = state.image.transpose(0, *(axis + 1 for axis in axes))
     shape = (image.shape[1], image.shape[2], image.shape[3])
     spacing = (state.spacing_mm[axes[0]], state.spacing_mm[axes[1]], state.spacing_mm[axes[2]])
     label = None if state.label is None else state.label.transpose(axes)
     whole = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    return _Prepared(image, label, spacing, axes, shape, whole)
+    return _Prepared(image, label, spacing, axes, shape, whole, state.order, spacing)
 
 
 def _crop_body(step: CropBody, state: _Prepared) -> _Prepared:
     box = body_box(state.image[0], state.spacing_mm, threshold_hu=step.threshold_hu, margin_mm=step.margin_mm)
+    return _cropped(box, state)
+
+
+def _cropped(box: Box, state: _Prepared) -> _Prepared:
     label = None if state.label is None else crop(state.label, box)
     return replace(state, image=crop(state.image, box), label=label, crop_box=box)
 
@@ -247,6 +279,8 @@ def _record(
         crop_box=state.crop_box,
         prepared_shape=shape,
         transpose=state.transpose,
+        order=state.order,
+        export_separate_axis=_export_axis(configuration, state),
     )
     return PreparedRecord(
         case=case,
@@ -259,6 +293,11 @@ def _record(
         statistics_foreground=foreground_statistics(stored, state.label),
         label_voxels=_label_voxels(state.label),
     )
+
+
+def _export_axis(configuration: Configuration, state: _Prepared) -> int | None:
+    above = configuration.inference.export_separate_above
+    return None if above is None else decide_separate_axis(state.spacing_mm, state.scan_spacing_mm, threshold=above)
 
 
 def foreground_statistics(image: NDArray[Any], label: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siccs_net.geometry import Orientation
 from siccs_net.preprocessing.crop import crop
 from siccs_net.preprocessing.export import Slab, probabilities_to_shape
+from siccs_net.preprocessing.nnunet_steps import from_order
 from siccs_net.records.case import CaseGeometry
 from siccs_net.records.dataset import LabelScheme
 
@@ -17,7 +19,9 @@ LEVELS = 255
 """A stored probability is a whole number of 255ths: right within 0.002, a quarter of float32's room before packing."""
 
 
-def native_levels(slabs: Iterable[Slab], geometry: CaseGeometry, labels: LabelScheme) -> NDArray[np.uint8]:
+def native_levels(
+    slabs: Iterable[Slab], geometry: CaseGeometry, labels: LabelScheme, orientation: Orientation
+) -> NDArray[np.uint8]:
     """Return the probabilities of a prepared case on the scan's canonical grid, times 255, rounded.
 
     Takes the logits of `restore_to_native`, interpolated as they are there. The axes are [class, z, y, x] and the
@@ -31,11 +35,17 @@ def native_levels(slabs: Iterable[Slab], geometry: CaseGeometry, labels: LabelSc
     cropped = crop(whole, geometry.crop_box)
     target = cropped.shape[1:]
     for start, planes in probabilities_to_shape(
-        slabs, geometry.prepared_shape, labels.outputs, target, regions=regions
+        slabs,
+        geometry.prepared_shape,
+        labels.outputs,
+        target,
+        regions=regions,
+        separate_axis=geometry.export_separate_axis,
     ):
         cropped[:, start : start + planes.shape[1]] = np.rint(planes * np.float32(LEVELS))
     back = np.argsort(geometry.transpose)
-    return whole.transpose(0, *(int(axis) + 1 for axis in back))
+    ordered = whole.transpose(0, *(int(axis) + 1 for axis in back))
+    return from_order(ordered, orientation, geometry.order)
 
 
 def most_probable(planes: NDArray[Any], labels: LabelScheme) -> NDArray[Any]:

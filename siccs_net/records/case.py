@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from siccs_net.records.base import Record
 from siccs_net.records.statistics import ChannelStatistics
@@ -12,13 +14,19 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 class CaseGeometry(Record):
-    """How a prepared case lies in its scan; enough to go back. Shapes and boxes are in plan axes."""
+    """How a prepared case lies in its scan; enough to go back. Shapes and boxes are in plan axes.
+
+    `order` is what the plan axes are a transpose of: the canonical ones, the file's own or RAS+ (see `AsStored`).
+    `export_separate_axis` is not interpolated across on the way back (None: linear interpolation everywhere).
+    """
 
     canonical_spacing_mm: tuple[float, float, float]
     oriented_shape: Triple
     crop_box: Box
     prepared_shape: Triple
     transpose: Triple
+    order: Literal["canonical", "file", "RAS+"] = "canonical"
+    export_separate_axis: int | None = Field(default=None, ge=0, le=2)
 
 
 class PreparedRecord(Record):

@@ -20,6 +20,53 @@ class Orient(Record):
     transpose: tuple[int, int, int] = (0, 1, 2)
 
 
+class AsStored(Record):
+    """The file's own order of voxels instead of Orient, for plans of programs that never reorient: [k, j, i].
+
+    `order` "RAS+" turns to the closest axes with x to the right, y to the front and z up first, as nnU-Net's
+    reorienting readers do. `transpose` is the order of the axes after that.
+    """
+
+    step: Literal["as_stored"] = "as_stored"
+    order: Literal["file", "RAS+"] = "file"
+    transpose: tuple[int, int, int] = (0, 1, 2)
+
+
+class CropNonzero(Record):
+    """Crop to the box of the voxels that are not 0 in every channel (nnU-Net's crop)."""
+
+    step: Literal["crop_nonzero"] = "crop_nonzero"
+
+
+class ChannelIntensities(Record):
+    """How the step `normalise` changes one channel, with the numbers that a plan carries.
+
+    `ct`: clip to [lower, upper], subtract mean, divide by std. `zscore`: each image's own mean and deviation, with
+    `nonzero_only` those of the voxels inside its nonzero region (holes filled), which alone are changed.
+    `rescale_to_0_1`: each image's own range. `rgb_to_0_1`: divide by 255. `none`: nothing.
+    """
+
+    scheme: Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+    nonzero_only: bool = False
+    lower: float | None = None
+    upper: float | None = None
+    mean: float | None = None
+    std: float | None = Field(default=None, ge=0.0)
+
+    @model_validator(mode="after")
+    def _complete(self) -> ChannelIntensities:
+        if self.scheme == "ct" and None in (self.lower, self.upper, self.mean, self.std):
+            raise ValueError("the scheme ct needs lower, upper, mean and std")
+        return self
+
+
+class Normalise(Record):
+    """Normalise before what follows, as nnU-Net does before it resamples; one entry a channel."""
+
+    step: Literal["normalise"] = "normalise"
+    channels: tuple[ChannelIntensities, ...]
+
+
 class CropBody(Record):
     """Crop to the box of the largest component above a threshold, with a margin."""
 
@@ -63,7 +110,9 @@ class Clahe(Record):
     kernel_divisor: int = 8
 
 
-Step = Annotated[Orient | CropBody | Resample | Resize | Clahe, Field(discriminator="step")]
+Step = Annotated[
+    Orient | AsStored | CropBody | CropNonzero | Normalise | Resample | Resize | Clahe, Field(discriminator="step")
+]
 
 
 class ChannelNormalisation(Record):
@@ -79,11 +128,18 @@ class ChannelNormalisation(Record):
 
 
 class InferenceSettings(Record):
-    """Sliding window: overlap of tiles as a fraction of the patch, Gaussian weights, mirrored axes."""
+    """Sliding window: overlap of tiles as a fraction of the patch, Gaussian weights, mirrored axes.
+
+    The Gaussian's peak lies in the middle of the patch or, as nnU-Net has it, on voxel size // 2 of each axis. Mirror
+    axes have anatomical names; where voxels are taken as stored they are numbers, axes of the patch. Logits return to
+    the scan by linear interpolation; `export_separate_above` takes the nearest slice across thick slices, as Resample.
+    """
 
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     gaussian_sigma: float = Field(default=0.125, gt=0.0)
-    mirror_axes: tuple[Literal["S-I", "A-P", "L-R"], ...] = ()
+    gaussian_peak: Literal["middle", "voxel"] = "middle"
+    export_separate_above: float | None = None
+    mirror_axes: tuple[Literal["S-I", "A-P", "L-R", 0, 1, 2], ...] = ()
 
 
 class MemoryFigures(Record):
@@ -143,8 +199,10 @@ class Configuration(Record):
     @model_validator(mode="after")
     def _consistent(self) -> Configuration:
         wrong = []
-        if not self.steps or self.steps[0].step != "orient":
-            wrong.append("steps must begin with orient")
+        if not self.steps or self.steps[0].step not in ("orient", "as_stored"):
+            wrong.append("steps must begin with orient or as_stored")
+        elif wrong_axes := _wrong_mirror_axes(self.steps[0].step, self.inference.mirror_axes, self.dimension):
+            wrong.append(wrong_axes)
         if len(self.patch_size) != self.dimension or self.network.dimension != self.dimension:
             wrong.append(f"patch_size and network must have {self.dimension} dimensions")
         elif any(size % stride for size, stride in zip(self.patch_size, self.network.total_stride, strict=True)):
@@ -175,19 +233,34 @@ class Configuration(Record):
         """Spacing of the patch axes in mm; an axis that keeps each scan's own counts as 1 mm."""
         return tuple(1.0 if spacing is None else spacing for spacing in self.spacing_mm[-self.dimension :])
 
-    def patch_axes(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Return the patch axes of anatomical axes such as "L-R"; those outside a 2-D patch drop out."""
+    def patch_axes(self, names: Sequence[str | int]) -> tuple[int, ...]:
+        """Return the patch axes of anatomical axes such as "L-R"; those outside a 2-D patch drop out.
+
+        Numbers are patch axes already.
+        """
         order, leading = self.orient.transpose, 3 - self.dimension
-        places = [order.index(ANATOMICAL_AXES[name]) for name in names]
-        return tuple(place - leading for place in places if place >= leading)
+        places = [order.index(ANATOMICAL_AXES[name]) - leading if isinstance(name, str) else name for name in names]
+        return tuple(place for place in places if place >= 0)
 
     @property
-    def orient(self) -> Orient:
+    def orient(self) -> Orient | AsStored:
         """The first step."""
         first = self.steps[0]
-        if not isinstance(first, Orient):
+        if not isinstance(first, Orient | AsStored):
             raise TypeError("validated on construction")
         return first
+
+
+def _wrong_mirror_axes(first_step: str, axes: Sequence[str | int], dimension: int) -> str | None:
+    """Say what is wrong with mirror axes: where no one knows the orientation, an anatomical name means nothing."""
+    numbers = [axis for axis in axes if isinstance(axis, int)]
+    if first_step == "as_stored" and len(numbers) < len(axes):
+        return "mirror_axes must be numbers of patch axes after as_stored"
+    if first_step == "orient" and numbers:
+        return "mirror_axes must have anatomical names after orient"
+    if any(axis >= dimension for axis in numbers):
+        return f"mirror_axes must be axes of a patch with {dimension} dimensions"
+    return None
 
 
 class Plan(Record):

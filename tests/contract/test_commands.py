@@ -14,7 +14,7 @@ import pytest
 from siccs_net.testing.tiny import write_tiny_dataset
 
 VERBS = ("demo", "report", "validate", "plan_and_preprocess", "train", "predict", "evaluate", "convert", "doctor")
-VERBS += ("find_best_configuration", "ensemble", "accumulate", "overlay")
+VERBS += ("find_best_configuration", "ensemble", "accumulate", "overlay", "export_model", "import_model")
 
 
 def _run(verb, *arguments, cwd=None, env=None):

@@ -46,7 +46,7 @@ def logits(seed=0):
 def test_levels_are_the_softmax_of_resized_logits_on_the_native_grid():
     """Against scikit-image's resize and scipy's softmax; outside the crop everything is background."""
     found = logits()
-    levels = native_levels([(0, found[:, :4]), (4, found[:, 4:])], GEOMETRY, LABELS)
+    levels = native_levels([(0, found[:, :4]), (4, found[:, 4:])], GEOMETRY, LABELS, orientation())
     assert (levels.shape, levels.dtype) == ((3, *SHAPE), np.uint8)
     resized = [resize(channel, (10, 5, 7), order=1, mode="edge", anti_aliasing=False) for channel in found]
     wanted = np.zeros((3, 12, 5, 10))
@@ -57,7 +57,7 @@ def test_levels_are_the_softmax_of_resized_logits_on_the_native_grid():
 
 def test_the_mask_is_the_most_probable_class_wherever_levels_can_tell():
     found = logits(1)
-    levels = native_levels([(0, found)], GEOMETRY, LABELS).astype(int)
+    levels = native_levels([(0, found)], GEOMETRY, LABELS, orientation()).astype(int)
     mask = restore_to_native(iter([(0, found)]), GEOMETRY, LABELS, orientation())
     two = np.sort(levels, axis=0)[-2:]
     clear = two[1] > two[0]
@@ -72,7 +72,7 @@ REGIONS = LabelScheme(
 
 def test_regions_have_their_sigmoid_and_are_painted_in_their_order(tmp_path):
     found = logits(2)
-    levels = native_levels([(0, found)], GEOMETRY, REGIONS)
+    levels = native_levels([(0, found)], GEOMETRY, REGIONS, orientation())
     resized = np.stack([resize(channel, (10, 5, 7), order=1, mode="edge", anti_aliasing=False) for channel in found])
     wanted = np.zeros((3, 12, 5, 10))
     wanted[:, 1:11, :, 2:9] = expit(resized)

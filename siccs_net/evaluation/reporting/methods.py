@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from siccs_net.records.checkpoint import FinalRecord
-from siccs_net.records.plan import Clahe, CropBody, Orient, Plan, Resample, Resize, Step
+from siccs_net.records.plan import (
+    AsStored,
+    Clahe,
+    CropBody,
+    CropNonzero,
+    Normalise,
+    Orient,
+    Plan,
+    Resample,
+    Resize,
+    Step,
+)
 
 _ORDERS = {0: "nearest neighbour", 1: "linear", 3: "cubic"}
 _SCHEMES = {
@@ -97,6 +108,13 @@ def _describe_step(step: Step) -> str:
     match step:
         case Orient():
             return "brought to the canonical orientation"
+        case AsStored():
+            return "taken in the order of voxels of its file"
+        case CropNonzero():
+            return "cropped to its voxels that are not 0"
+        case Normalise():
+            schemes = " and ".join(channel.scheme for channel in step.channels)
+            return f"normalised ({schemes}, with the numbers of the imported plan)"
         case CropBody():
             return (
                 f"cropped to the body (largest component above {step.threshold_hu:g} HU, {step.margin_mm:g} mm margin)"
