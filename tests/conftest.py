@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from siccs_net.io import formats
 from siccs_net.testing.tiny import write_tiny_dataset
 
 settings.register_profile("siccs", deadline=None, max_examples=int(os.environ.get("SICCS_EXAMPLES", "40")))
@@ -27,3 +29,14 @@ def shared_data() -> Path:
 def tiny(tmp_path: Path) -> Path:
     """A tiny dataset of eight cases in tmp_path/raw."""
     return write_tiny_dataset(tmp_path / "raw" / "Dataset999_Tiny", cases=8)
+
+
+@pytest.fixture(autouse=True)
+def _own_readers() -> Iterator[None]:
+    """Forget the readers that a test, or a snippet of the docs, plugged in: they hold for the process."""
+    plugged, loaded = dict(formats._plugged), set(formats._loaded)
+    yield
+    formats._plugged.clear()
+    formats._plugged.update(plugged)
+    formats._loaded.clear()
+    formats._loaded.update(loaded)

@@ -73,9 +73,9 @@ def test_files_are_matched_and_a_case_that_does_not_fit_is_named(tmp_path):
     assert "elsewhere in space" in str(drawn["b"])
     with pytest.raises(MissingPathError, match="'a' with channel 1"):
         find_views(tmp_path / "i", tmp_path / "s", None, channel=1)
-    with pytest.raises(MissingPathError, match="no reference of 'a'"):
-        find_views(tmp_path / "i", tmp_path / "s", tmp_path / "o")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingPathError, match="no reference of 'a'"):
+        find_views(tmp_path / "i", tmp_path / "s", tmp_path / "empty")
     with pytest.raises(UsageError, match="holds no mask"):
         find_views(tmp_path / "i", tmp_path / "empty", None)
 

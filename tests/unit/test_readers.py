@@ -43,17 +43,6 @@ class NumpyReader(ImageReader):
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_plug_in_stays():
-    """Plug-ins are used for a whole process: each test begins and ends without any."""
-    plugged, loaded = dict(formats._plugged), set(formats._loaded)
-    yield
-    formats._plugged.clear()
-    formats._plugged.update(plugged)
-    formats._loaded.clear()
-    formats._loaded.update(loaded)
-
-
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """An importable module with a reader of .npz files."""
