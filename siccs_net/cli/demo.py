@@ -143,7 +143,8 @@ def _export(run: Run, dataset: Dataset, plan: Any, workspace: Workspace) -> Mode
 def _predict_and_evaluate(run: Run, dataset: Dataset, model: Model) -> Summary:
     from siccs_net.errors import DataError
     from siccs_net.pipeline.evaluate import evaluate
-    from siccs_net.pipeline.predict import find_scans, predict_scans
+    from siccs_net.pipeline.predict import predict_scans
+    from siccs_net.pipeline.scans import find_scans
 
     run.say(f"4/5 predicting {HELD_OUT} held-out patient with {len(model.folds)} fold models")
     output = run.args.output / "prediction"

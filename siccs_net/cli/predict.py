@@ -85,13 +85,8 @@ def run(run: Run) -> int:
     from siccs_net.inference.postprocess import describe
     from siccs_net.inference.predictor import load_model
     from siccs_net.io.formats import use_reader
-    from siccs_net.pipeline.predict import (
-        find_scans,
-        part_of,
-        postprocessing_of,
-        predict_scans,
-        with_previous_masks,
-    )
+    from siccs_net.pipeline.predict import postprocessing_of, predict_scans
+    from siccs_net.pipeline.scans import find_scans, part_of, with_previous_masks
 
     args = run.args
     folder = _model_folder(run)

@@ -34,8 +34,9 @@ from siccs_net.io.dataset import open_dataset
 from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedStore
 from siccs_net.pipeline.plan import plan
-from siccs_net.pipeline.predict import Scan, find_scans, part_of, predict_scans
+from siccs_net.pipeline.predict import predict_scans
 from siccs_net.pipeline.preprocess import preprocess
+from siccs_net.pipeline.scans import Scan, find_scans, part_of
 from siccs_net.pipeline.train import make_task, prepare_training, train
 from siccs_net.preprocessing.resample_labels import resample_labels
 from siccs_net.records.plan import Plan

@@ -17,7 +17,8 @@ from siccs_net.geometry import Orientation, canonical_affine
 from siccs_net.io.files import file_sha256
 from siccs_net.io.image import Segmentation, read_label, write_image
 from siccs_net.pipeline.evaluate import evaluate, find_pairs
-from siccs_net.pipeline.predict import find_scans, predict_scans
+from siccs_net.pipeline.predict import predict_scans
+from siccs_net.pipeline.scans import find_scans
 
 
 class _Model:

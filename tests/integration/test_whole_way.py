@@ -14,8 +14,9 @@ from siccs_net.inference.predictor import load_model
 from siccs_net.io.image import Image, read_image
 from siccs_net.pipeline.evaluate import evaluate
 from siccs_net.pipeline.plan import plan
-from siccs_net.pipeline.predict import find_scans, predict_scans
+from siccs_net.pipeline.predict import predict_scans
 from siccs_net.pipeline.preprocess import preprocess
+from siccs_net.pipeline.scans import find_scans
 from siccs_net.pipeline.train import train
 from siccs_net.plugins import find_class
 from siccs_net.testing import check_trainer

@@ -17,7 +17,7 @@ from siccs_net.io import formats
 from siccs_net.io.dataset import open_dataset, require_whole
 from siccs_net.io.image import read_image, read_label, write_image, write_label
 from siccs_net.pipeline.evaluate import find_pairs
-from siccs_net.pipeline.predict import find_scans
+from siccs_net.pipeline.scans import find_scans
 from siccs_net.pipeline.validate import validate
 from siccs_net.planners.planner import normalisation_schemes
 from siccs_net.preprocessing.statistics import apply_normalisation, fold_normalisation, image_normalisation, measure
