@@ -20,6 +20,7 @@ from tqdm import tqdm
 from siccs_net.errors import EnvironmentProblem, MissingPathError, ModelError, UnavailableError, UsageError
 from siccs_net.geometry import Grid
 from siccs_net.inference.ensemble import Ensemble, Member
+from siccs_net.inference.model_folder import choose_folds, one_configuration, previous_folder, read_fold
 from siccs_net.inference.sliding_window import Slab, count_tiles, plan_tiles, sliding_window
 from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors
@@ -257,9 +258,9 @@ def load_model(
         raise MissingPathError("not a model folder", path=folder, expected="model.json, plan.json and fold_K folders")
     model = files.read_record(paths.model, ModelRecord)
     description = read_description(paths.description)
-    chosen = _choose_folds(paths, folds)
-    records = [_read_fold(paths, fold) for fold in chosen]
-    configuration = _one_configuration(records, chosen, paths.root)
+    chosen = choose_folds(paths, folds)
+    records = [read_fold(paths, fold) for fold in chosen]
+    configuration = one_configuration(records, chosen, paths.root)
     target = choose_device(device)
     members = [_member(paths, record, configuration, target, network) for record in records]
     identity: dict[str, Any] = {
@@ -281,67 +282,6 @@ def load_model(
     first = load_model(before.root, device=device, precision=precision, network=network)
     together = hashlib.sha256((digest + first.sha256).encode()).hexdigest()
     return replace(loaded, previous=first, sha256=together)
-
-
-def previous_folder(paths: ModelFolder, model: ModelRecord, given: Path | str | None) -> ModelFolder:
-    """Return the folder of the model before a cascade's second stage: `given`, or the one beside it by name.
-
-    Raises MissingPathError when it is not there, ModelError when its weights are not those that the second stage was
-    trained after. A folder that is `given` may hold others, which is logged.
-    """
-    if model.previous is None:
-        raise ModelError("does not say which model comes before it", path=paths.model, hint="Train it anew")
-    before = ModelFolder(paths.root.parent / model.previous.folder if given is None else Path(given))
-    hint = "Put it there, name it with --previous-model, or give its masks with --prev-stage-predictions"
-    if not before.model.is_file():
-        raise MissingPathError("the model of the cascade's previous stage is not there", path=before.root, hint=hint)
-    found = {fold: _read_fold(before, fold).weights_sha256 for fold in before.folds() if fold.isdigit()}
-    if found == model.previous.weights_sha256:
-        return before
-    if given is None:
-        raise ModelError(
-            "the previous stage was trained anew since this second stage was trained after it",
-            path=before.root,
-            hint="Train the second stage anew (--overwrite), or name the folder with --previous-model to use it anyway",
-        )
-    logger.warning("%s holds other weights than those that the second stage was trained after", before.root)
-    return before
-
-
-def _choose_folds(paths: ModelFolder, folds: Sequence[int | str] | None) -> list[str]:
-    there = paths.folds()
-    if not there:
-        raise ModelError("holds no trained fold", path=paths.root, hint="Train with siccs_train first")
-    if folds is None:
-        return [fold for fold in there if fold.isdigit()] or there
-    wanted = [str(fold) for fold in folds]
-    missing = [fold for fold in wanted if fold not in there]
-    if missing:
-        raise UsageError(
-            f"the model has no fold {', '.join(missing)}", path=paths.root, found=f"folds {', '.join(there)}"
-        )
-    return list(dict.fromkeys(wanted))
-
-
-def _read_fold(paths: ModelFolder, fold: str) -> FinalRecord:
-    run = paths.fold(fold)
-    if not run.record.is_file():
-        raise ModelError(
-            "the fold has weights but no final.json", path=run.root, hint="Its training was cut: --resume it"
-        )
-    return files.read_record(run.record, FinalRecord)
-
-
-def _one_configuration(records: Sequence[FinalRecord], folds: Sequence[str], root: Path) -> Configuration:
-    first = records[0].configuration
-    for record, fold in zip(records, folds, strict=True):
-        if record.configuration != first:
-            raise ModelError(
-                f"fold {fold} was trained with another configuration than fold {folds[0]}",
-                path=root,
-                hint="Predict with folds of one training only (-f)",
-            )
-    return first
 
 
 def _member(
