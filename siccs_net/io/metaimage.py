@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from siccs_net.io.volume import (
     Files,
     Format,
     Volume,
+    WrittenGeometry,
     affine_from_lps,
     lps_geometry,
     needed_bytes,
@@ -57,12 +57,8 @@ _SAME_AS = {
 }
 
 
-@dataclass(frozen=True)
-class MetaHeader:
-    """What a mask needs of its scan's header: the sizes and the lines of its geometry, as they are written there."""
-
-    sizes: tuple[int, ...]
-    geometry: tuple[tuple[str, str], ...]
+class MetaHeader(WrittenGeometry):
+    """The header of a MetaImage."""
 
 
 def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from siccs_net.io.volume import (
     Files,
     Format,
     Volume,
+    WrittenGeometry,
     affine_from_lps,
     lps_geometry,
     needed_bytes,
@@ -56,12 +56,8 @@ _GEOMETRY = ("space", "space dimension", "space directions", "space origin", "sp
 _SPATIAL_KINDS = ("domain", "space", "none", "???")
 
 
-@dataclass(frozen=True)
-class NrrdHeader:
-    """What a mask needs of its scan's header: the sizes and the lines of its geometry, as they are written there."""
-
-    sizes: tuple[int, ...]
-    geometry: tuple[tuple[str, str], ...]
+class NrrdHeader(WrittenGeometry):
+    """The header of a NRRD."""
 
 
 def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:

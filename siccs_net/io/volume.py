@@ -32,6 +32,14 @@ class Volume:
     header: Any = None
 
 
+@dataclass(frozen=True)
+class WrittenGeometry:
+    """What a mask needs of its scan's header: the sizes and the lines of its geometry, as they are written there."""
+
+    sizes: tuple[int, ...]
+    geometry: tuple[tuple[str, str], ...]
+
+
 class ImageReader:
     """Base of a plug-in for one more file format: subclass it, register it as an entry point `siccs_net.readers`.
 

@@ -27,12 +27,11 @@ from siccs_net.pipeline.previous_stage import (
 from siccs_net.pipeline.validate import split_problems
 from siccs_net.pipeline.validate_fold import cross_validation_summary, validate_fold
 from siccs_net.preprocessing.preprocess import recipe_sha256
-from siccs_net.preprocessing.statistics import fold_normalisation
+from siccs_net.preprocessing.statistics import merged_normalisation
 from siccs_net.records.checkpoint import FinalRecord, ModelRecord
 from siccs_net.records.dataset import Splits
 from siccs_net.records.metrics import Summary
 from siccs_net.records.plan import Configuration, Plan
-from siccs_net.records.statistics import ChannelScaling, Normalisation
 from siccs_net.trainers.base import Trainer, find_trainer
 from siccs_net.trainers.config import TrainerConfig, resolve_config
 from siccs_net.trainers.devices import joined, this_process
@@ -333,7 +332,9 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
         validation_cases=validation_cases,
         store=training.store,
         labels=training.dataset.labels,
-        normalisation=normalisation_of(training, training_cases),
+        normalisation=merged_normalisation(
+            [training.store.read_record(case) for case in training_cases], training.configuration.normalisation
+        ),
         device=choose_device(training.device),
         run=training.model.fold(fold),
         resume=resume,
@@ -341,20 +342,3 @@ def make_task(training: Training, fold: str, *, resume: bool = False) -> TrainTa
         pretrained=training.pretrained,
         previous=training.stage,
     )
-
-
-def normalisation_of(training: Training, cases: Sequence[str]) -> Normalisation:
-    """Merge the statistics of a fold's training cases, channel by channel; no validation case is looked at."""
-    records = [training.store.read_record(case) for case in cases]
-    scalings: list[ChannelScaling] = []
-    for channel, settings in enumerate(training.configuration.normalisation):
-        foreground = settings.region == "foreground"
-        found = [record.statistics_foreground if foreground else record.statistics_all for record in records]
-        merged = fold_normalisation(
-            [settings.scheme],
-            [[statistics[channel]] for statistics in found if statistics],
-            lower_percentile=settings.lower_percentile,
-            upper_percentile=settings.upper_percentile,
-        )
-        scalings += merged.channels
-    return Normalisation(channels=tuple(scalings))

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, DatasetError, UsageError
+from siccs_net.records.case import PreparedRecord
+from siccs_net.records.plan import ChannelNormalisation
 from siccs_net.records.statistics import ChannelScaling, ChannelStatistics, Normalisation, NormalisationScheme
 
 _CHUNK_VOXELS = 1 << 21
@@ -251,3 +253,19 @@ def _scale(channel: NDArray[np.float32], scaling: ChannelScaling) -> None:
             )
     channel -= mean
     channel /= max(spread, _SMALLEST_STD)
+
+
+def merged_normalisation(records: Sequence[PreparedRecord], settings: Sequence[ChannelNormalisation]) -> Normalisation:
+    """Merge the statistics of a fold's training cases, channel by channel; no validation case is looked at."""
+    scalings: list[ChannelScaling] = []
+    for channel, wanted in enumerate(settings):
+        foreground = wanted.region == "foreground"
+        found = [record.statistics_foreground if foreground else record.statistics_all for record in records]
+        merged = fold_normalisation(
+            [wanted.scheme],
+            [[statistics[channel]] for statistics in found if statistics],
+            lower_percentile=wanted.lower_percentile,
+            upper_percentile=wanted.upper_percentile,
+        )
+        scalings += merged.channels
+    return Normalisation(channels=tuple(scalings))

@@ -147,9 +147,10 @@ def test_every_option_is_read():
 
     Two are every command's or the other side of a choice: --workspace, and convert's --copy beside --link.
     """
-    unread, shared = set(), ("process.py", "options.py", "plan_options.py")
+    unread, own = set(), {"plan_and_preprocess": ["plan_options.py"]}
     for verb, parser in _parsers():
-        text = "".join((PACKAGE / "cli" / name).read_text() for name in (f"{verb}.py", *shared))
+        names = [f"{verb}.py", "process.py", "options.py", *own.get(verb, [])]
+        text = "".join((PACKAGE / "cli" / name).read_text() for name in names)
         for action in _actions(parser):
             if not isinstance(action, argparse._HelpAction | argparse._VersionAction):
                 unread |= {action.dest} - set(re.findall(r"args\.(\w+)", text))
