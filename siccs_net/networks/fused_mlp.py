@@ -23,7 +23,7 @@ from torch.nn import functional
 EPSILON = 1e-6
 # The gradient of a square root is infinite at 0; this small number under it changes nothing else.
 ROOT_GUARD = 1e-12
-# Bytes of expanded rows in one chunk: about what two cores' caches hold (measured by benchmarks/train_step.py).
+# Bytes of expanded rows in one chunk: about what two cores' caches hold (measured by benchmarks/fused_mlp.py).
 CHUNK_BYTES = 2**21
 # From this size of the expansion on, chunks are as fast as whole tensors or faster; below, those stay in the cache too.
 WORTH_BYTES = 2**24
