@@ -121,7 +121,7 @@ def _fill_planes(
 
 
 def _between_all(between: Sequence[tuple[_Plane, _Plane]], fractions: NDArray[np.float32], used: slice) -> Logits:
-    """Return the logits [classes, planes * y * x] of output planes on the input's rows and columns; fills `used` rows."""
+    """Return the logits [classes, planes * y * x] of output planes on the input's grid; only `used` rows are set."""
     classes, *shape = between[0][0].logits.shape
     logits = np.empty((classes, len(between), *shape), dtype=np.float32)
     for number, ((lower, upper), fraction) in enumerate(zip(between, fractions, strict=True)):
