@@ -78,6 +78,18 @@ class PointwiseConv(nn.Linear):
         return to_channels_first(super().forward(to_channels_last(x)))
 
 
+class MergingConv(PointwiseConv):
+    """A pointwise convolution of two inputs side by side, which are never joined: saves a copy of both.
+
+    [b, c_one, *spatial] and [b, c_other, *spatial] -> [b, c_out, *spatial], with c_one + c_other weights an output.
+    """
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
+        first, second = self.weight[:, : one.shape[1]], self.weight[:, one.shape[1] :]
+        merged = functional.linear(to_channels_last(one), first, self.bias)
+        return to_channels_first(merged.add_(functional.linear(to_channels_last(other), second)))
+
+
 class GlobalResponseNorm(nn.Module):
     """ConvNeXt V2's global response normalisation of [b, *spatial, c]; statistics and scaling in float32.
 
@@ -118,8 +130,13 @@ class StochasticDepth(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def drops(self) -> bool:
+        """Whether branches are dropped at present."""
+        return self.training and self.rate > 0
+
     def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
+        if not self.drops:
             return branch
         kept = torch.rand(len(branch), device=branch.device) >= self.rate
         factor = kept.to(branch.dtype) / (1 - self.rate)
@@ -149,9 +166,11 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = to_channels_last(self.depthwise(x))
-        fused = self.fused and is_worth_fusing(mixed, self.expand.out_features)
-        branch = self._mix_fused(mixed) if fused else self._mix(mixed)
-        return x + to_channels_first(self.stochastic_depth(branch))
+        if not (self.fused and is_worth_fusing(mixed, self.expand.out_features)):
+            return x + to_channels_first(self.stochastic_depth(self._mix(mixed)))
+        if self.stochastic_depth.drops:
+            return x + to_channels_first(self.stochastic_depth(self._mix_fused(mixed)))
+        return to_channels_first(self._mix_fused(mixed, to_channels_last(x)))
 
     def _mix(self, mixed: Tensor) -> Tensor:
         """Mix the channels of [b, *spatial, c], operation by operation."""
@@ -159,22 +178,38 @@ class ConvNeXtBlock(nn.Module):
         projected: Tensor = self.project(self.grn(expanded))
         return projected
 
-    def _mix_fused(self, mixed: Tensor) -> Tensor:
+    def _mix_fused(self, mixed: Tensor, residual: Tensor | None = None) -> Tensor:
         weights = MlpWeights(
             *(self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias),
             *(self.grn.weight, self.grn.bias, self.project.weight, self.project.bias),
         )
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else mixed.dtype
         with torch.autocast("cpu", enabled=False):
-            rows = mixed.flatten(1, -2).to(weights.norm_weight.dtype)
-            return fused_mlp(rows, weights, dtype).view(mixed.shape)
+            wide = weights.norm_weight.dtype
+            rows = mixed.flatten(1, -2).to(wide)
+            added = None if residual is None else residual.flatten(1, -2).to(wide)
+            return fused_mlp(rows, weights, dtype, added).view(mixed.shape)
 
 
 class Downsampling(nn.Sequential):
-    """LayerNorm, then a convolution with kernel = stride: [b, c_in, *spatial] -> [b, c_out, *spatial / stride]."""
+    """LayerNorm, then a convolution with kernel = stride: [b, c_in, *spatial] -> [b, c_out, *spatial / stride].
+
+    While training on a CPU the normalised input is computed again in the backward pass, not kept: it is as large as
+    the input, which the level's skip connection keeps anyway.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: Sequence[int]) -> None:
         super().__init__(ChannelNorm(inputs), CONV[len(stride)](inputs, outputs, tuple(stride), tuple(stride)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        recompute = x.device.type == "cpu" and x.requires_grad
+        result: Tensor = checkpoint(self._both, x, use_reentrant=False) if recompute else self._both(x)
+        return result
+
+    def _both(self, x: Tensor) -> Tensor:
+        norm, conv = self
+        result: Tensor = conv(norm(x))
+        return result
 
 
 class LinearUpsampling(nn.Module):

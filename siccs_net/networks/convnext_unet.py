@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from siccs_net.networks.blocks import (
     ChannelNorm,
     ConvNeXtBlock,
     Downsampling,
+    MergingConv,
     PointwiseConv,
     in_fast_memory,
     initialise,
@@ -52,7 +52,7 @@ class ConvNeXtUNet(nn.Module):
         self.down = nn.ModuleList(Downsampling(fine, coarse, stride) for fine, coarse, stride in steps)
         self.decoder = _levels(spec, decoder_rates)
         self.up = nn.ModuleList(upsampling(spec.upsampling, coarse, fine, stride) for fine, coarse, stride in steps)
-        self.merge = nn.ModuleList(PointwiseConv(2 * fine, fine) for fine, _, _ in steps)
+        self.merge = nn.ModuleList(MergingConv(2 * fine, fine) for fine, _, _ in steps)
         self.head = StridedHead(spec) if is_strided(spec) else PointwiseConv(spec.widths[0], spec.classes)
         self.supervision = nn.ModuleDict(
             {str(level): PointwiseConv(spec.widths[level], spec.classes) for level in _supervised_levels(spec)}
@@ -78,7 +78,7 @@ class ConvNeXtUNet(nn.Module):
         """Return the decoded features of each level, finest first."""
         decoded = [self._run(self.decoder[-1], features[-1])]
         for level in reversed(range(len(self.up))):
-            joined = self.merge[level](torch.cat([self.up[level](decoded[-1]), features[level]], 1))
+            joined = self.merge[level](self.up[level](decoded[-1]), features[level])
             decoded.append(self._run(self.decoder[level], joined))
         return decoded[::-1]
 

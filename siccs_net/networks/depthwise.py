@@ -70,15 +70,21 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: Sequence[int]) -> Tenso
     tiles of the gradient as kernels, summed over tiles and samples.
     """
     shape = x.shape[2:]
-    halo = [side for size in reversed(kernel) for side in (size // 2, size // 2)]
-    padded = functional.pad(x, halo)
     total = x.new_zeros((x.shape[1], *kernel))
     for sample, tile in itertools.product(range(len(x)), _tiles(shape)):
         inner = [slice(start, stop) for start, stop in tile]
-        outer = [slice(start, stop + size - 1) for (start, stop), size in zip(tile, kernel, strict=True)]
         taps = gradient[sample : sample + 1, :, *inner].transpose(0, 1)
-        total += _convolve(padded[sample : sample + 1, :, *outer], taps, None, padding=0)[0]
+        total += _convolve(_with_halo(x[sample : sample + 1], tile, kernel), taps, None, padding=0)[0]
     return total.unsqueeze(1)
+
+
+def _with_halo(x: Tensor, tile: Sequence[tuple[int, int]], kernel: Sequence[int]) -> Tensor:
+    """Return a tile of x [1, c, *spatial] with half a kernel around it: zeros beyond x."""
+    sides = [(start - size // 2, stop + size // 2) for (start, stop), size in zip(tile, kernel, strict=True)]
+    ends = list(zip(sides, x.shape[2:], strict=True))
+    inside = [slice(max(low, 0), min(high, size)) for (low, high), size in ends]
+    missing = [(max(-low, 0), max(high - size, 0)) for (low, high), size in ends]
+    return functional.pad(x[:, :, *inside], [side for pair in reversed(missing) for side in pair])
 
 
 def _tiles(shape: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:

@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, UsageError
-from siccs_net.parallel import run_parts
+from siccs_net.parallel import run_parts, split
 
 LEVELS = 2**14
 """Grey levels that CLAHE works with and that an equalised image has at most."""
 FULL_SCALE = 65535
-_VOXELS_TOGETHER = 51200
-"""Voxels of a block of rows: enough that threads do not wait for each other's calls, few enough to stay in cache."""
+_FEWEST_VOXELS, _MOST_VOXELS, _BLOCKS = 4096, 25600, 400
+"""Voxels of a block of rows: enough that threads do not wait for each other's calls, few enough to stay in cache and,
+with what is held for each voxel of two blocks, below the image's size."""
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def _blocks(shape: Sequence[int]) -> Iterator[tuple[int, slice]]:
 
 
 def _row_blocks(shape: Sequence[int]) -> Iterator[slice]:
-    together = max(_VOXELS_TOGETHER // shape[2], 1)
+    voxels = min(max(math.prod(shape) // _BLOCKS, _FEWEST_VOXELS), _MOST_VOXELS)
+    together = max(voxels // shape[2], 1)
     return (slice(first, min(first + together, shape[1])) for first in range(0, shape[1], together))
 
 
@@ -216,14 +219,19 @@ def _interpolate(levels: NDArray[np.uint16], maps: NDArray[np.uint16], axes: Seq
     bins = maps.shape[-1]
     maps = np.pad(maps, [(1, 1), (1, 1), (1, 1), (0, 0)], mode="edge")
 
-    def fill(rows: slice) -> None:
+    def fill(blocks: Sequence[slice]) -> None:
+        for rows in blocks:
+            fill_rows(rows)
+
+    def fill_rows(rows: slice) -> None:
         cells = y.cells[rows]
         tables = _corner_tables(maps, int(cells[0]), int(cells[-1]) + 1)
         first_bin = _as_small(((cells - cells[0])[:, None] * (x.tiles + 1) + x.cells) * bins, tables[0].shape[1])
         in_plane = y.weights[:, None, rows, None] * x.weights[None, :, None, :]
         _interpolate_rows(levels[:, rows], axes[0], tables, first_bin, in_plane)
 
-    run_parts(fill, list(_row_blocks(levels.shape)))
+    blocks = list(_row_blocks(levels.shape))
+    run_parts(fill, [blocks[part] for part in split(len(blocks), most=_THREADS)])
 
 
 def _corner_tables(maps: NDArray[np.uint16], first: int, end: int) -> list[NDArray[np.uint16]]:
