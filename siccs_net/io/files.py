@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,20 +53,44 @@ def write_bytes(path: Path, data: bytes | memoryview, *, verify: bool = True) ->
     The bytes go to a temporary name in the same folder, are fsynced, read back and compared (`verify`), renamed
     over `path`, and the folder is fsynced. Raises EnvironmentProblem (full disk, no permission, bad read-back).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
-    try:
+    with _in_place_of(path) as temporary:
         _write_synced(temporary, data)
         digest = sha256(data)
         if verify and file_sha256(temporary) != digest:
             raise EnvironmentProblem("reads back other bytes than were written", path=path, hint="Check the disk")
-        os.replace(temporary, path)
+    try:
         _sync_folder(path.parent)
+    except OSError as error:
+        raise disk_problem(error, path) from error
+    return digest
+
+
+def write_cache(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
+    """Write a file that can be made again, of several pieces, under its name at once; return its SHA-256.
+
+    It is neither fsynced nor read back: a record with its hash is written after it, and a reader checks that, so that
+    a file lost with the machine's power is made again. Raises EnvironmentProblem.
+    """
+    digest = hashlib.sha256()
+    with _in_place_of(path) as temporary, open(temporary, "wb") as stream:
+        for piece in pieces:
+            stream.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the folder of `path` and rename that file over it, or delete it where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
     except OSError as error:
         raise disk_problem(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return digest
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from siccs_net.errors import GeometryError, ImageError
@@ -46,35 +47,56 @@ def encode(path: Path, voxels: NDArray[Any], affine: Affine, header: Any) -> Fil
 
 def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
     """Return the voxels [i, j, k] in file order and the header."""
-    content = _inflate(data) if is_gzip(data) else data
+    content = _inflate(data) if is_gzip(data) else memoryview(data)
     kind = _nifti_class(content)
     try:
-        image = kind.from_bytes(content)
+        image = kind.from_bytes(bytes(_head(content, kind)))
         _check_size(image, content)
-        voxels = np.asanyarray(image.dataobj)
+        voxels = _scaled(image.dataobj, content)
     except _UNREADABLE as error:
         raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
-    return _three_axes(real_numbers(voxels)), image.header
+    return _three_axes(voxels), image.header
 
 
-def _inflate(data: bytes) -> bytes:
+def _head(content: memoryview, kind: Any) -> memoryview:
+    """Return what stands before the voxels: all that nibabel is given, as it would copy the voxels several times."""
+    offset = int(kind.header_class(bytes(content[: kind.header_class.sizeof_hdr]), check=False)["vox_offset"])
+    return content[: max(offset, 0)] or content
+
+
+def _scaled(stored: Any, content: memoryview) -> NDArray[Any]:
+    """Return the voxels of a file that nibabel describes as `stored`, with slope and intercept, as real numbers.
+
+    They are scaled in float64 as nibabel does, but plane by plane.
+    """
+    voxels = np.ndarray(stored.shape, stored.dtype, content, int(stored.offset), order="F")
+    slope, intercept = float(stored.slope), float(stored.inter)
+    if voxels.dtype.kind not in "iuf" or (slope, intercept) == (1, 0):
+        return real_numbers(voxels)
+    scaled = np.empty(voxels.shape, np.float32, order="F")
+    for plane in range(voxels.shape[-1]):
+        scaled[..., plane] = real_numbers(apply_read_scaling(voxels[..., plane], slope, intercept))
+    return scaled
+
+
+def _inflate(data: bytes) -> memoryview:
     """Inflate no more than the file's own header asks for, so that a small file cannot fill the memory."""
-    start = gunzip_start(data, nib.Nifti2Header.sizeof_hdr)
+    start = memoryview(gunzip_start(data, nib.Nifti2Header.sizeof_hdr))
     limit = SLACK_BYTES
     if len(start) >= nib.Nifti1Header.sizeof_hdr:
         kind = _nifti_class(start).header_class
         try:
-            header = kind(start[: kind.sizeof_hdr], check=False)
+            header = kind(bytes(start[: kind.sizeof_hdr]), check=False)
             limit += needed_bytes(header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"]))
         except _UNREADABLE as error:
             raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
     return gunzip(data, limit=min(limit, MAX_DECODED_BYTES))
 
 
-def _nifti_class(content: bytes) -> Any:
+def _nifti_class(content: memoryview) -> Any:
     if len(content) < 348:
         raise ImageError("is too short for a NIfTI file", found=f"{len(content)} bytes", expected="at least 348")
-    magic = (content[344:348], content[4:8])
+    magic = (bytes(content[344:348]), bytes(content[4:8]))
     if magic[0] == b"n+1\0":
         return nib.Nifti1Image
     if magic[1] == b"n+2\0":
@@ -82,7 +104,7 @@ def _nifti_class(content: bytes) -> Any:
     raise ImageError("is not a NIfTI file", found="no NIfTI magic string in its header")
 
 
-def _check_size(image: Any, content: bytes) -> None:
+def _check_size(image: Any, content: memoryview) -> None:
     needed = needed_bytes(image.shape, image.get_data_dtype(), int(image.dataobj.offset))
     if len(content) < needed:
         raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {image.shape}")

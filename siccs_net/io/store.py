@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from siccs_net.errors import MissingPathError, StoreError
 from siccs_net.io import files, locations
 from siccs_net.io.locations import LabelLocations
+from siccs_net.parallel import run_parts
 from siccs_net.records.case import PreparedRecord
 
 _BLOCK_EDGE = {2: (1, 128, 128), 3: (32, 32, 32)}
 _CHUNK_FACTOR = 2
+_WORTH_THREADS = 4 << 20
+"""Bytes of an image below which starting threads takes longer than packing it."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,23 @@ class PreparedStore:
 
     def save(self, prepared: PreparedCase) -> PreparedRecord:
         """Write a case: arrays first, the sidecar with their hashes last, so that a sidecar means a whole case."""
-        case = prepared.record.case
-        image_hash = files.write_bytes(self._image_path(case), self.pack(prepared.image), verify=False)
-        label_hash = None
-        if prepared.label is not None:
-            label_hash = files.write_bytes(self._label_path(case), self.pack(prepared.label), verify=False)
-            locations.write_locations(self._locations_path(case), prepared.label, label_hash)
+        parts = (self._save_image, self._save_label)
+        run: Any = run_parts if prepared.image.nbytes >= _WORTH_THREADS else map
+        image_hash, label_hash = run(lambda save: save(prepared), parts)
         record = prepared.record.model_copy(update={"image_sha256": image_hash, "label_sha256": label_hash})
-        files.write_record(self.record_path(case), record)
+        files.write_record(self.record_path(prepared.record.case), record)
         return record
+
+    def _save_image(self, prepared: PreparedCase) -> str:
+        return files.write_cache(self._image_path(prepared.record.case), [self.pack(prepared.image)])
+
+    def _save_label(self, prepared: PreparedCase) -> str | None:
+        if prepared.label is None:
+            return None
+        case = prepared.record.case
+        label_hash = files.write_cache(self._label_path(case), [self.pack(prepared.label)])
+        locations.write_locations(self._locations_path(case), prepared.label, label_hash)
+        return label_hash
 
     def pack(self, array: NDArray[Any]) -> bytes:
         """Return the array as a blosc2 frame in chunks that suit patches; lz4, one thread, so bytes are equal."""

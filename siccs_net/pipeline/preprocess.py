@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from siccs_net.errors import DataError, RecordError, StoreError, UsageError
+from siccs_net.errors import RecordError, StoreError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset, require_whole
 from siccs_net.io.formats import image_sha256
-from siccs_net.io.image import check_same_grid, read_image, read_label
+from siccs_net.io.image import read_case
 from siccs_net.io.store import PreparedStore
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.preprocess import preprocess_case, recipe_sha256
@@ -80,11 +80,7 @@ def _prepare(case: Case, dataset: Dataset, configuration: Configuration, store: 
     """Prepare one case; return False when it was there already."""
     if _is_current(case, store, recipe):
         return False
-    image = read_image(case.images, channels=dataset.description.channels)
-    if case.label is None:
-        raise DataError("the case has no label", path=case.images[0])
-    label = read_label(case.label)
-    check_same_grid(label.orientation, image.orientation, path=case.label, other="its image")
+    image, label = read_case(case.images, case.label, channels=dataset.description.channels)
     store.save(preprocess_case(image, label, configuration, dataset.labels, case=case.name))
     return True
 

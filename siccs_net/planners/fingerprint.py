@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.errors import DataError, SiccsError
+from siccs_net.errors import SiccsError
 from siccs_net.geometry import Grid
 from siccs_net.io.dataset import Case, Dataset, Problem
 from siccs_net.io.formats import image_sha256
-from siccs_net.io.image import Image, check_same_grid, read_image, read_label
+from siccs_net.io.image import Image, read_case
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.crop import body_box, crop
 from siccs_net.preprocessing.statistics import measure
@@ -97,11 +97,7 @@ def examine_case(case: Case, labels: LabelScheme, *, ct: bool, channels: int | N
     Returns its fingerprint with all findings about its label; raises ImageError or GeometryError when a file cannot
     be used at all.
     """
-    image = read_image(case.images, channels=channels)
-    if case.label is None:
-        raise DataError("the case has no label", path=case.images[0])
-    label = read_label(case.label)
-    check_same_grid(label.orientation, image.orientation, path=case.label, other="its image")
+    image, label = read_case(case.images, case.label, channels=channels)
     grid = image.grid
     box = body_box(image.array[0], grid.spacing_mm) if ct else _whole(grid)
     voxels = _count_labels(label.array[0])
@@ -135,7 +131,7 @@ def _fingerprint(
     case: Case, image: Image, label: Image, box: Box, voxels: dict[str, int], labels: LabelScheme
 ) -> CaseFingerprint:
     inside, mask = crop(image.array, box), _labelled(crop(label.array[0], box), labels)
-    foreground = tuple(measure(channel[mask]) for channel in inside) if mask.any() else ()
+    foreground = tuple(measure(channel, mask) for channel in inside) if mask.any() else ()
     return CaseFingerprint(
         case=case.name,
         input_sha256=(*image.sha256, *label.sha256),
