@@ -26,8 +26,16 @@ _UNREADABLE = (HeaderDataError, ImageFileError, ValueError, OSError, OverflowErr
 
 def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:
     """Return a NIfTI file's content. Raises ImageError or GeometryError."""
-    native, header = _decode(data)
-    return Volume(native[None], _affine(header, native.shape, assume_orientation), header)
+    content = _inflate(data) if is_gzip(data) else memoryview(data)
+    try:
+        header = _header(content)
+        shape = tuple(map(int, header.get_data_shape()))
+        _check_size(header, shape, content)
+        voxels = _three_axes(_scaled(header, shape, content))
+        affine = _affine(header, voxels.shape, assume_orientation)
+    except _UNREADABLE as error:
+        raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
+    return Volume(voxels[None], affine, header)
 
 
 def stated_voxels(path: Path) -> int:
@@ -45,33 +53,21 @@ def encode(path: Path, voxels: NDArray[Any], affine: Affine, header: Any) -> Fil
     return {path: gzip(content) if path.name.endswith(".gz") else content}
 
 
-def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
-    """Return the voxels [i, j, k] in file order and the header."""
-    content = _inflate(data) if is_gzip(data) else memoryview(data)
-    kind = _nifti_class(content)
-    try:
-        image = kind.from_bytes(bytes(_head(content, kind)))
-        _check_size(image, content)
-        voxels = _scaled(image.dataobj, content)
-    except _UNREADABLE as error:
-        raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
-    return _three_axes(voxels), image.header
+def _header(content: memoryview) -> Any:
+    """Return the checked header with its extensions. Of nibabel no more is used: its images copy voxels and headers."""
+    kind = _nifti_class(content).header_class
+    offset = int(kind(bytes(content[: kind.sizeof_hdr]), check=False)["vox_offset"])
+    return kind.from_fileobj(io.BytesIO(content[: max(offset, 0)] or content))
 
 
-def _head(content: memoryview, kind: Any) -> memoryview:
-    """Return what stands before the voxels: all that nibabel is given, as it would copy the voxels several times."""
-    offset = int(kind.header_class(bytes(content[: kind.header_class.sizeof_hdr]), check=False)["vox_offset"])
-    return content[: max(offset, 0)] or content
-
-
-def _scaled(stored: Any, content: memoryview) -> NDArray[Any]:
-    """Return the voxels of a file that nibabel describes as `stored`, with slope and intercept, as real numbers.
+def _scaled(header: Any, shape: tuple[int, ...], content: memoryview) -> NDArray[Any]:
+    """Return the voxels as real numbers, with the header's slope and intercept applied.
 
     They are scaled in float64 as nibabel does, but plane by plane.
     """
-    voxels = np.ndarray(stored.shape, stored.dtype, content, int(stored.offset), order="F")
-    slope, intercept = float(stored.slope), float(stored.inter)
-    if voxels.dtype.kind not in "iuf" or (slope, intercept) == (1, 0):
+    voxels = np.ndarray(shape, header.get_data_dtype(), content, int(header.get_data_offset()), order="F")
+    slope, intercept = header.get_slope_inter()
+    if voxels.dtype.kind not in "iuf" or (slope in (None, 1) and intercept in (None, 0)):
         return real_numbers(voxels)
     scaled = np.empty(voxels.shape, np.float32, order="F")
     for plane in range(voxels.shape[-1]):
@@ -104,10 +100,10 @@ def _nifti_class(content: memoryview) -> Any:
     raise ImageError("is not a NIfTI file", found="no NIfTI magic string in its header")
 
 
-def _check_size(image: Any, content: memoryview) -> None:
-    needed = needed_bytes(image.shape, image.get_data_dtype(), int(image.dataobj.offset))
+def _check_size(header: Any, shape: tuple[int, ...], content: memoryview) -> None:
+    needed = needed_bytes(shape, header.get_data_dtype(), int(header.get_data_offset()))
     if len(content) < needed:
-        raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {image.shape}")
+        raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {shape}")
 
 
 def _three_axes(voxels: NDArray[Any]) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from siccs_net.errors import RecordError
 
 _NUMBERS = {int, float}
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Record(BaseModel):
@@ -64,13 +65,13 @@ def _pretty(value: Any, indent: str = "\n") -> str:
     """
     inside = indent + " "
     if isinstance(value, dict) and value:
-        members = (f"{json.dumps(key, ensure_ascii=False)}: {_pretty(item, inside)}" for key, item in value.items())
+        members = [f"{_encode(key)}: {_pretty(item, inside)}" for key, item in value.items()]
         return "{" + inside + ("," + inside).join(members) + indent + "}"
     if not isinstance(value, list) or not value:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     if set(map(type, value)) <= _NUMBERS:
-        return "[" + inside + json.dumps(value)[1:-1].replace(", ", "," + inside) + indent + "]"
-    return "[" + inside + ("," + inside).join(_pretty(item, inside) for item in value) + indent + "]"
+        return "[" + inside + _encode(value)[1:-1].replace(", ", "," + inside) + indent + "]"
+    return "[" + inside + ("," + inside).join([_pretty(item, inside) for item in value]) + indent + "]"
 
 
 def _check_schema(cls: type[Record], schema: object, version: object, path: Path | str | None) -> None:
