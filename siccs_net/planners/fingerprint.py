@@ -14,7 +14,8 @@ from siccs_net.errors import SiccsError
 from siccs_net.geometry import Grid
 from siccs_net.io.dataset import Case, Dataset, Problem
 from siccs_net.io.formats import image_sha256
-from siccs_net.io.image import Image, read_case
+from siccs_net.io.image import Image, estimate_voxels, read_case
+from siccs_net.io.memory import workers_that_fit
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.crop import body_box, crop
 from siccs_net.preprocessing.statistics import measure
@@ -47,8 +48,18 @@ def examine_dataset(
     """Yield the examination of every case as it is done; one whose files' hashes stand in `known` is not read again."""
     reusable = {case.case: case for case in known.cases} if known is not None and _same_crop(dataset, known) else {}
     jobs = [(case, reusable.get(name)) for name, case in dataset.cases.items()]
-    for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=workers):
+    images = [path for case, _ in jobs for path in case.images]
+    at_a_time = workers_that_fit(workers, images, lambda: [_needed_bytes(case) for case, _ in jobs])
+    for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=at_a_time):
         yield examination
+
+
+def _needed_bytes(case: Case) -> int:
+    """Return the memory that examining a case takes at most: voxels of 4 bytes, and two masks of them."""
+    try:
+        return (4 * len(case.images) + 6) * estimate_voxels(case.images[0])
+    except SiccsError:  # its examination will name what is wrong
+        return 0
 
 
 def _same_crop(dataset: Dataset, known: Fingerprint) -> bool:

@@ -121,6 +121,28 @@ def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+def peak_bytes(shape: Triple, cropped: Triple, spacing_mm: Sequence[float], configuration: Configuration) -> int:
+    """Return the memory that preparing a scan takes at most, from its shape, its body's and its spacing (z, y, x).
+
+    The file's voxels are counted with 4 bytes, as are those of its label map; the prepared ones as they are resampled
+    (4 bytes, twice those stored) with their label and the compressed copy.
+    """
+    prepared = cropped if any(isinstance(step, CropBody) for step in configuration.steps) else shape
+    spacing: Sequence[float] = spacing_mm
+    for step in configuration.steps:
+        match step:
+            case Orient() | AsStored():
+                prepared = (prepared[step.transpose[0]], prepared[step.transpose[1]], prepared[step.transpose[2]])
+                spacing = [spacing[axis] for axis in step.transpose]
+            case Resample():
+                target = _spacing(step.spacing_mm, spacing)
+                prepared, spacing = resampled_shape(prepared, spacing, target), target
+            case Resize():
+                prepared = step.shape
+    channels = configuration.channels
+    return math.prod(shape) * 4 * (channels + 1) + math.prod(prepared) * (8 * channels + 2)
+
+
 def to_classes(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.uint8]:
     """Return label values [z, y, x] as class indices.
 
