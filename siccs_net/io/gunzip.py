@@ -29,7 +29,7 @@ def is_gzip(data: bytes | memoryview) -> bool:
     return data[:2] == _MAGIC
 
 
-def gunzip_start(data: bytes, size: int) -> bytes:
+def gunzip_start(data: bytes | memoryview, size: int) -> bytes:
     """Return the first `size` inflated bytes, or fewer for a shorter or damaged file: only `gunzip` checks it.
 
     It costs a few milliseconds whatever the file's size, so a header can say how much the whole file may hold.
@@ -45,7 +45,7 @@ def gunzip_start(data: bytes, size: int) -> bytes:
     return content
 
 
-def gunzip(data: bytes, *, limit: int = MAX_DECODED_BYTES) -> memoryview:
+def gunzip(data: bytes | memoryview, *, limit: int = MAX_DECODED_BYTES) -> memoryview:
     """Return the inflated bytes of a gzip file of one or more members.
 
     They are inflated in pieces that stay in the processor's cache, into one buffer of the size that the file states:
@@ -63,7 +63,7 @@ def gunzip(data: bytes, *, limit: int = MAX_DECODED_BYTES) -> memoryview:
     return content.whole()
 
 
-def _stated_size(data: bytes) -> int:
+def _stated_size(data: bytes | memoryview) -> int:
     """Return the size that the last member's end states, if the file could hold so much: a guess, not to be trusted."""
     (stated,) = struct.unpack("<I", data[-4:]) if len(data) >= 4 else (0,)
     return min(int(stated), len(data) * _LARGEST_RATIO)

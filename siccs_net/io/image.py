@@ -193,7 +193,7 @@ def check_same_grid(grid: Orientation, reference: Orientation, *, path: Path | N
 
 def _read(path: Path, assume_orientation: str | None) -> Image:
     chosen = format_of(path)
-    data = files.read_bytes(path)
+    data = files.read_buffer(path) if chosen.any_buffer else files.read_bytes(path)
     try:
         volume, digest = _read_and_hash(chosen, path, data, assume_orientation)
         del data
@@ -208,7 +208,9 @@ def _read(path: Path, assume_orientation: str | None) -> Image:
     return Image(_canonical(volume, orientation), orientation, volume.header, (digest,))
 
 
-def _read_and_hash(chosen: Format, path: Path, data: bytes, assume_orientation: str | None) -> tuple[Volume, str]:
+def _read_and_hash(
+    chosen: Format, path: Path, data: bytes | memoryview, assume_orientation: str | None
+) -> tuple[Volume, str]:
     """Return a file's content and its hash; both are made of a large file at a time where processors are spare."""
 
     def read() -> Volume:

@@ -24,7 +24,7 @@ ENDINGS = (".nii.gz", ".nii")
 _UNREADABLE = (HeaderDataError, ImageFileError, ValueError, OSError, OverflowError, KeyError)
 
 
-def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:
+def read(path: Path, data: bytes | memoryview, assume_orientation: str | None) -> Volume:
     """Return a NIfTI file's content. Raises ImageError or GeometryError."""
     content = _inflate(data) if is_gzip(data) else memoryview(data)
     try:
@@ -75,7 +75,7 @@ def _scaled(header: Any, shape: tuple[int, ...], content: memoryview) -> NDArray
     return scaled
 
 
-def _inflate(data: bytes) -> memoryview:
+def _inflate(data: bytes | memoryview) -> memoryview:
     """Inflate no more than the file's own header asks for, so that a small file cannot fill the memory."""
     start = memoryview(gunzip_start(data, nib.Nifti2Header.sizeof_hdr))
     limit = SLACK_BYTES
@@ -177,4 +177,4 @@ def _nifti_bytes(native: NDArray[Any], affine: Affine, header: Any) -> bytes:
     return stream.getvalue()
 
 
-NIFTI = Format(ENDINGS, read, encode)
+NIFTI = Format(ENDINGS, read, encode, any_buffer=True)

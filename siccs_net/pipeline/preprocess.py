@@ -95,8 +95,13 @@ def _prepare(case: Case, dataset: Dataset, configuration: Configuration, store: 
     """Prepare one case; return False when it was there already."""
     if _is_current(case, store, recipe):
         return False
-    image, label = read_case(case.images, case.label, channels=dataset.description.channels)
-    store.save(preprocess_case(image, label, configuration, dataset.labels, case=case.name))
+    prepared = preprocess_case(
+        *read_case(case.images, case.label, channels=dataset.description.channels),
+        configuration,
+        dataset.labels,
+        case=case.name,
+    )
+    store.save(prepared)
     return True
 
 

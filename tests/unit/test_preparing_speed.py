@@ -70,14 +70,18 @@ def test_a_wrong_check_sum_or_length_is_refused_whatever_the_size() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["<i2", ">i2", "u1", ">f4", "<f8", "<i4"])
-@pytest.mark.parametrize("scaling", [(1, 0), (2, -1024), (0.3, 0), (1, 7.5)])
-def test_voxels_are_what_nibabel_makes_of_slope_and_intercept(tmp_path: Path, dtype: str, scaling: Any) -> None:
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1024), (0.3, 0), (1, 7.5)])
+def test_voxels_are_what_nibabel_makes_of_slope_and_intercept(
+    tmp_path: Path, dtype: str, slope: float, intercept: float
+) -> None:
     stored = np.random.default_rng(1).integers(0, 100, (7, 6, 5)).astype(dtype)
     header = nib.Nifti1Header(endianness="<" if dtype[0] != ">" else ">")
     header.set_data_dtype(np.dtype(dtype))
     header.set_data_shape(stored.shape)
     header.set_sform(canonical_affine((3.0, 2.0, 1.0)), 1)
-    header["scl_slope"], header["scl_inter"], header["vox_offset"], header["magic"] = *scaling, 352, b"n+1"
+    fields = {"scl_slope": slope, "scl_inter": intercept, "vox_offset": 352, "magic": b"n+1"}
+    for name, value in fields.items():
+        header[name] = value
     (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4) + stored.tobytes(order="F"))
     expected = np.asanyarray(nib.load(tmp_path / "a.nii").dataobj).transpose(2, 1, 0)
     found = read_image([tmp_path / "a.nii"]).array[0]
