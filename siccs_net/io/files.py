@@ -105,12 +105,14 @@ def _in_place_of(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise disk_problem(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:
@@ -141,8 +143,15 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 
 def write_record(path: Path, record: Record) -> str:
-    """Write a record atomically; return the SHA-256 of the file."""
-    return write_bytes(path, record.to_json().encode())
+    """Write a record atomically, unless the file holds it already; return the SHA-256 of the file."""
+    return write_unless_same(path, record.to_json().encode())
+
+
+def write_unless_same(path: Path, data: bytes) -> str:
+    """Write a file as `write_bytes` does, unless it holds these very bytes already; return its SHA-256."""
+    if path.is_file() and path.stat().st_size == len(data) and read_bytes(path) == data:
+        return sha256(data)
+    return write_bytes(path, data)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from siccs_net.io.image import read_case, read_image
 from siccs_net.io.memory import workers_that_fit
 from siccs_net.io.store import PreparedStore
 from siccs_net.pipeline import preprocess as pipeline
+from siccs_net.planners import fingerprint
 from siccs_net.preprocessing import crop, statistics
 from siccs_net.preprocessing.preprocess import peak_bytes, to_classes, to_storage
 from siccs_net.preprocessing.statistics import count_levels, measure
@@ -266,6 +267,8 @@ def test_a_second_run_reads_no_image_and_writes_nothing(
         raise AssertionError("a case was read again")
 
     monkeypatch.setattr(pipeline, "read_case", refuse)
+    monkeypatch.setattr(fingerprint, "read_case", refuse)
+    assert sn.plan(dataset, configurations=["3d_fullres"], workspace=workspace) == plan
     again = sn.preprocess(dataset, plan, "3d_fullres", workspace=workspace)
     assert (again.made, len(again.kept)) == ((), len(dataset.cases))
     assert state() == before
