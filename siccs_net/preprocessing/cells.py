@@ -58,46 +58,65 @@ def linear_axis(before: int, after: int, *, nearest_only: bool = False) -> Linea
     return LinearAxis(lower, lower + (numerator > 0), nearest, numerator, denominator)
 
 
-def uniform_cells(plane: NDArray[Any], rows: LinearAxis, columns: LinearAxis) -> NDArray[np.bool_]:
-    """Say for each voxel of a plane [y, x] whether it agrees with the next one of its row, column and diagonal.
+def mixed_cells(planes: NDArray[Any], rows: LinearAxis, columns: LinearAxis) -> NDArray[np.bool_]:
+    """Say for each voxel of planes [..., y, x] whether the next one of its row, column or diagonal differs from it.
 
     An axis that does not interpolate has no cells to either side.
     """
-    uniform = np.ones(plane.shape, dtype=np.bool_)
+    mixed = np.zeros(planes.shape, dtype=np.bool_)
     if columns.interpolates:
-        np.equal(plane[:, 1:], plane[:, :-1], out=uniform[:, :-1])
+        np.not_equal(planes[..., 1:], planes[..., :-1], out=mixed[..., :-1])
     if rows.interpolates:
-        uniform[:-1] &= uniform[1:]
-        uniform[:-1] &= plane[1:] == plane[:-1]
-    return uniform
+        mixed[..., :-1, :] |= mixed[..., 1:, :]
+        mixed[..., :-1, :] |= planes[..., 1:, :] != planes[..., :-1, :]
+    return mixed
 
 
 @dataclass(frozen=True)
 class MixedPoints:
-    """The output voxels of a plane that lie in mixed cells, by row and column, and their four corners.
+    """The output voxels of some planes that lie in mixed cells, by plane, row and column, and their four corners.
 
-    `corners` are flat indices into the input plane, in the order (lower, lower), (lower, upper), (upper, lower),
-    (upper, upper) of row and column; `nearest` is the nearest input.
+    `corners` are flat indices into the stack of input planes, in the order (lower, lower), (lower, upper),
+    (upper, lower), (upper, upper) of row and column.
     """
 
+    planes: Indices
     rows: Indices
     columns: Indices
     corners: tuple[Indices, Indices, Indices, Indices]
-    nearest: Indices
+
+    def part(self, some: slice) -> MixedPoints:
+        """Return some of the points."""
+        lower, right, down, both = (corner[some] for corner in self.corners)
+        return MixedPoints(self.planes[some], self.rows[some], self.columns[some], (lower, right, down, both))
 
 
 def mixed_points(mixed: NDArray[np.bool_], rows: LinearAxis, columns: LinearAxis) -> MixedPoints:
-    """Return the output voxels whose cell is mixed; `mixed` [y, x] is by input voxel, the lower corner of a cell."""
-    found = np.flatnonzero(take_plane(mixed, rows.lower, columns.lower))
-    at_rows, at_columns = np.divmod(found, len(columns.lower))
-    width = mixed.shape[1]
-    upper_row, lower_row = rows.upper[at_rows] * width, rows.lower[at_rows] * width
-    lower, upper = columns.lower[at_columns], columns.upper[at_columns]
-    corners = (lower_row + lower, lower_row + upper, upper_row + lower, upper_row + upper)
-    nearest = rows.nearest[at_rows] * width + columns.nearest[at_columns]
-    return MixedPoints(at_rows, at_columns, corners, nearest)
+    """Return the output voxels whose cell is mixed; `mixed` [planes, y, x] is by input voxel, a cell's lower corner."""
+    _, height, width = mixed.shape
+    first_row, last_row = _outputs_between(np.flatnonzero(mixed.any(axis=(0, 2))), rows)
+    first_column, last_column = _outputs_between(np.flatnonzero(mixed.any(axis=(0, 1))), columns)
+    inside = take_plane(mixed, rows.lower[first_row:last_row], columns.lower[first_column:last_column])
+    lines, at_columns = np.divmod(np.flatnonzero(inside), max(last_column - first_column, 1))
+    planes, at_rows = (
+        np.divmod(lines, max(last_row - first_row, 1)) if len(mixed) > 1 else (np.zeros_like(lines), lines)
+    )
+    at_rows += first_row
+    at_columns += first_column
+    lower = (planes * height + rows.lower[at_rows]) * width + columns.lower[at_columns]
+    right = lower + (columns.upper - columns.lower)[at_columns]
+    down = ((rows.upper - rows.lower) * width)[at_rows]
+    return MixedPoints(planes, at_rows, at_columns, (lower, right, lower + down, right + down))
+
+
+def _outputs_between(inputs: Indices, axis: LinearAxis) -> tuple[int, int]:
+    """Return the outputs (first, end) whose lower inputs lie between the first and the last of some inputs."""
+    if not len(inputs):
+        return 0, 0
+    first, end = np.searchsorted(axis.lower, [inputs[0], inputs[-1] + 1])
+    return int(first), int(end)
 
 
 def take_plane(plane: NDArray[Any], rows: Indices, columns: Indices) -> NDArray[Any]:
-    """Return plane[rows][:, columns]."""
-    return plane.take(rows, axis=0).take(columns, axis=1)
+    """Return plane[..., rows, :][..., columns] of one or several planes [..., y, x]."""
+    return plane.take(rows, axis=-2).take(columns, axis=-1)

@@ -6,8 +6,8 @@ Contrast limited adaptive histogram equalization, Graphics Gems IV, 1994).
 
 One array of the image's size is held, in 16 bits: it carries histogram bins, then levels, then the result. Beside it
 are the tiles' maps and a few rows. A voxel's products and sums are rounded where scikit-image rounds them and in the
-same order: the sum is truncated to a level, and where all tiles agree its last bit decides which. One thread: several
-cases are prepared side by side.
+same order: the sum is truncated to a level, and where all tiles agree its last bit decides which. Blocks of rows are
+interpolated side by side on processors that no other case needs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, UsageError
+from siccs_net.parallel import run_parts
 
 LEVELS = 2**14
 """Grey levels that CLAHE works with and that an equalised image has at most."""
 FULL_SCALE = 65535
-_VOXELS_TOGETHER = 12800
-"""Voxels of a block of rows: enough to hide the cost of a call, few enough to stay in cache."""
+_VOXELS_TOGETHER = 51200
+"""Voxels of a block of rows: enough that threads do not wait for each other's calls, few enough to stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,15 @@ def _interpolate(levels: NDArray[np.uint16], maps: NDArray[np.uint16], axes: Seq
     _, y, x = axes
     bins = maps.shape[-1]
     maps = np.pad(maps, [(1, 1), (1, 1), (1, 1), (0, 0)], mode="edge")
-    for rows in _row_blocks(levels.shape):
+
+    def fill(rows: slice) -> None:
         cells = y.cells[rows]
         tables = _corner_tables(maps, int(cells[0]), int(cells[-1]) + 1)
         first_bin = _as_small(((cells - cells[0])[:, None] * (x.tiles + 1) + x.cells) * bins, tables[0].shape[1])
         in_plane = y.weights[:, None, rows, None] * x.weights[None, :, None, :]
         _interpolate_rows(levels[:, rows], axes[0], tables, first_bin, in_plane)
+
+    run_parts(fill, list(_row_blocks(levels.shape)))
 
 
 def _corner_tables(maps: NDArray[np.uint16], first: int, end: int) -> list[NDArray[np.uint16]]:

@@ -1,7 +1,7 @@
 """Image resampling as one banded matrix per axis, plane by plane.
 
 Resizing with a separable kernel is linear along each axis, so an axis is a matrix [outputs, inputs] whose rows are
-zero beyond a few neighbours. Rows are taken 16 at a time and multiplied with the inputs that they touch. Only a
+zero beyond a few neighbours. Rows are taken 32 at a time and multiplied with the inputs that they touch. Only a
 window of planes is held in float32; the result is the only array of its size.
 """
 
@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError, UsageError
+from siccs_net.parallel import available_cpus, one_thread_a_product, run_parts, split
 
 Order = Literal[0, 1, 3, "area"]
 
 _ORDERS = (0, 1, 3, "area")
-_BLOCK_ROWS = 16
-_PLANES_TOGETHER = 8
+_BLOCK_ROWS = 32
+_THROUGH_ROWS = 16  # fewer between planes: the inputs of a block are planes that are held
+_PLANES_TOGETHER = 4
+_MOST_THREADS = 4  # each holds planes of its own
 # A cubic spline reaches every input with weights that fall by 0.27 a voxel; 1e-8 of 4096 HU is 4e-5 HU.
 _SMALLEST_WEIGHT = 1e-8
-# OpenBLAS splits larger products over threads that wait for each other: faster on idle cores, but twenty times slower
-# on busy ones, as when several cases are prepared at a time.
-_SINGLE_THREAD_PRODUCT = 4 * 65536
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def resample_image(
     separate_axis: int | None = None,
     order_separate: Order = 0,
     antialias: bool = False,
-) -> NDArray[np.float32]:
+    dtype: type[np.generic] = np.float32,
+) -> NDArray[Any]:
     """Resize an image [c, z, y, x] or [z, y, x] to `new_shape` (z, y, x) with voxel centres at half indices.
 
     Orders 0, 1 and 3 are splines with repeated edges, clipped to each channel's own range, as
@@ -84,14 +85,20 @@ def resample_image(
     taken along that axis with `order_separate`. `antialias` smooths axes that shrink with a Gaussian of
     sigma (factor - 1) / 2 voxels first, as scikit-image does. Integers above 2^24 lose precision.
 
-    Returns float32. Raises DataError for another number of axes, UsageError for an unknown order or shape.
+    Returns `dtype`: float32, or an integer type to which values are rounded (half to even) and cut, plane by plane, so
+    that no float32 volume is made. Raises DataError for another number of axes, UsageError for an unknown order or
+    shape.
     """
     _check(array, new_shape, (order, order_separate), separate_axis)
     volumes = array if array.ndim == 4 else array[None]
     orders = [order_separate if axis == separate_axis else order for axis in range(3)]
     sizes = zip(volumes.shape[1:], new_shape, orders, strict=True)
-    axes = [resampling_axis(before, after, kind, antialias) for before, after, kind in sizes]
-    result = np.empty((len(volumes), *new_shape), dtype=np.float32)
+    through = separate_axis or 0
+    axes = [
+        resampling_axis(before, after, kind, antialias, _THROUGH_ROWS if number == through else _BLOCK_ROWS)
+        for number, (before, after, kind) in enumerate(sizes)
+    ]
+    result = np.empty((len(volumes), *new_shape), dtype=dtype)
     for volume, out in zip(volumes, result, strict=True):
         _resample_volume(volume, axes, separate_axis, out)
     return result if array.ndim == 4 else result[0]
@@ -112,14 +119,16 @@ def _check(array: NDArray[Any], new_shape: Sequence[int], orders: Sequence[Order
 
 
 @lru_cache(maxsize=64)
-def resampling_axis(before: int, after: int, order: Order, antialias: bool = False) -> Axis:
+def resampling_axis(
+    before: int, after: int, order: Order, antialias: bool = False, block_rows: int = _BLOCK_ROWS
+) -> Axis:
     """Return an axis of `before` voxels resampled to `after` voxels, or None where nothing changes."""
     if before == after:
         return None
     matrix = _area_matrix(before, after) if order == "area" else _spline_matrix(before, after, order)
     if antialias and after < before:
         matrix = matrix @ _gaussian_matrix(before, (before / after - 1) / 2)
-    return _blocks(np.where(np.abs(matrix) < _SMALLEST_WEIGHT, 0, matrix))
+    return _blocks(np.where(np.abs(matrix) < _SMALLEST_WEIGHT, 0, matrix), block_rows)
 
 
 def _spline_matrix(before: int, after: int, order: Literal[0, 1, 3]) -> NDArray[np.float64]:
@@ -146,10 +155,10 @@ def _gaussian_matrix(size: int, sigma: float) -> NDArray[np.float64]:
     return matrix
 
 
-def _blocks(matrix: NDArray[np.float64]) -> tuple[Block, ...]:
+def _blocks(matrix: NDArray[np.float64], block_rows: int) -> tuple[Block, ...]:
     blocks = []
-    for first in range(0, len(matrix), _BLOCK_ROWS):
-        rows = matrix[first : first + _BLOCK_ROWS]
+    for first in range(0, len(matrix), block_rows):
+        rows = matrix[first : first + block_rows]
         touched = np.flatnonzero(rows.any(axis=0))
         inputs = slice(int(touched[0]), int(touched[-1]) + 1)
         weights = np.ascontiguousarray(rows[:, inputs], dtype=np.float32)
@@ -157,9 +166,7 @@ def _blocks(matrix: NDArray[np.float64]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _resample_volume(
-    volume: NDArray[Any], axes: Sequence[Axis], separate_axis: int | None, out: NDArray[np.float32]
-) -> None:
+def _resample_volume(volume: NDArray[Any], axes: Sequence[Axis], separate_axis: int | None, out: NDArray[Any]) -> None:
     """Fill `out` [z, y, x]: within planes first, then through them, along the first axis or the separate one."""
     first = separate_axis or 0
     volume, out = np.moveaxis(volume, first, 0), np.moveaxis(out, first, 0)
@@ -167,14 +174,31 @@ def _resample_volume(
     through = axes[first]
     limits = float(volume.min()), float(volume.max())
     blocks = _unchanged(len(volume)) if through is None else through
-    for block, planes in _resized_windows(volume, blocks, rows, columns, out.shape[1:], separate_axis is not None):
-        mixed = planes if through is None else _along_depth(planes, block.weights)
-        np.clip(mixed, *limits, out=out[block.outputs])
+
+    def fill(part: slice) -> None:
+        windows = _resized_windows(volume, blocks[part], rows, columns, out.shape[1:], separate_axis is not None)
+        for block, planes in windows:
+            mixed = planes if through is None else _along_depth(planes, block.weights)
+            _put(mixed, limits, out[block.outputs])
+
+    with one_thread_a_product():
+        run_parts(fill, split(len(blocks), most=min(available_cpus(), _MOST_THREADS)))
+
+
+def _put(values: NDArray[np.float32], limits: tuple[float, float], out: NDArray[Any]) -> None:
+    """Clip values to limits into `out`; an integer type takes them rounded, and clipped to its own range too."""
+    if out.dtype.kind == "f":
+        np.clip(values, *limits, out=out)
+        return
+    whole = np.iinfo(out.dtype)
+    clipped = np.clip(values, max(limits[0], whole.min), min(limits[1], whole.max))
+    np.rint(clipped, out=clipped)
+    out[...] = clipped
 
 
 def _unchanged(size: int) -> tuple[Block, ...]:
     """The blocks of an axis that stays as it is; their weights are not used."""
-    spans = [slice(first, min(first + _BLOCK_ROWS, size)) for first in range(0, size, _BLOCK_ROWS)]
+    spans = [slice(first, min(first + _THROUGH_ROWS, size)) for first in range(0, size, _THROUGH_ROWS)]
     return tuple(Block(span, span, np.empty((0, 0), dtype=np.float32)) for span in spans)
 
 
@@ -194,7 +218,7 @@ def _resized_windows(
         kept = max(held.stop - wanted.start, 0)
         window[:kept] = window[_length(held) - kept : _length(held)]
         new = volume[max(held.stop, wanted.start) : wanted.stop]
-        resize_planes(new, rows, columns, window[kept : _length(wanted)], clip_each=clip_each)
+        _resize_planes(new, rows, columns, window[kept : _length(wanted)], clip_each=clip_each)
         held = wanted
         yield block, window[: _length(wanted)]
 
@@ -207,6 +231,13 @@ def resize_planes(
     planes: NDArray[Any], rows: Axis, columns: Axis, out: NDArray[np.float32], *, clip_each: bool = False
 ) -> None:
     """Fill `out` [d, y', x'] with planes [d, y, x] resized along both axes, each clipped to its range if asked to."""
+    with one_thread_a_product():
+        _resize_planes(planes, rows, columns, out, clip_each=clip_each)
+
+
+def _resize_planes(
+    planes: NDArray[Any], rows: Axis, columns: Axis, out: NDArray[np.float32], *, clip_each: bool
+) -> None:
     for first in range(0, len(planes), _PLANES_TOGETHER):
         part = np.ascontiguousarray(planes[first : first + _PLANES_TOGETHER], dtype=np.float32)
         target = out[first : first + _PLANES_TOGETHER]
@@ -221,8 +252,7 @@ def _along_columns(planes: NDArray[np.float32], axis: Axis) -> NDArray[np.float3
         return planes
     out = np.empty((*planes.shape[:2], axis[-1].outputs.stop), dtype=np.float32)
     for block in axis:
-        for part in _parts(planes.shape[1], block.weights):
-            np.matmul(planes[:, part, block.inputs], block.weights.T, out=out[:, part, block.outputs])
+        np.matmul(planes[:, :, block.inputs], block.weights.T, out=out[:, :, block.outputs])
     return out
 
 
@@ -231,20 +261,11 @@ def _along_rows(planes: NDArray[np.float32], axis: Axis) -> NDArray[np.float32]:
         return planes
     out = np.empty((len(planes), axis[-1].outputs.stop, planes.shape[2]), dtype=np.float32)
     for block in axis:
-        for part in _parts(planes.shape[2], block.weights):
-            np.matmul(block.weights, planes[:, block.inputs, part], out=out[:, block.outputs, part])
+        np.matmul(block.weights, planes[:, block.inputs], out=out[:, block.outputs])
     return out
 
 
 def _along_depth(planes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.empty((len(weights), *planes.shape[1:]), dtype=np.float32)
-    for part in _parts(planes.shape[2], weights):
-        np.matmul(weights, planes[:, :, part].transpose(1, 0, 2), out=out[:, :, part].transpose(1, 0, 2))
+    np.matmul(weights, planes.transpose(1, 0, 2), out=out.transpose(1, 0, 2))
     return out
-
-
-def _parts(length: int, weights: NDArray[np.float32]) -> Iterator[slice]:
-    """Split an axis evenly, so that the product of each part with the weights stays small."""
-    count = -(-length * weights.size // _SINGLE_THREAD_PRODUCT)
-    step = -(-length // count)
-    return (slice(first, min(first + step, length)) for first in range(0, length, step))

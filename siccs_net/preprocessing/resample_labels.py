@@ -14,9 +14,9 @@ from siccs_net.preprocessing.cells import (
     LinearAxis,
     MixedPoints,
     linear_axis,
+    mixed_cells,
     mixed_points,
     take_plane,
-    uniform_cells,
 )
 
 
@@ -38,13 +38,12 @@ def resample_labels(
         for number, (before, after) in enumerate(zip(labels.shape, new_shape, strict=True))
     )
     out = np.empty(tuple(new_shape), dtype=labels.dtype)
-    uniform: dict[int, NDArray[np.bool_]] = {}
+    cells: dict[int, NDArray[np.bool_]] = {}
     for output, (lower, upper) in enumerate(zip(z.lower.tolist(), z.upper.tolist(), strict=True)):
-        uniform = {
-            plane: uniform[plane] if plane in uniform else uniform_cells(labels[plane], y, x)
-            for plane in (lower, upper)
+        cells = {
+            plane: cells[plane] if plane in cells else mixed_cells(labels[plane], y, x) for plane in (lower, upper)
         }
-        mixed = ~(uniform[lower] & uniform[upper])
+        mixed = cells[lower] | cells[upper]
         if lower != upper:
             mixed |= labels[lower] != labels[upper]
         _fill_plane(out[output], labels, output, (z, y, x), mixed)
@@ -74,7 +73,7 @@ def _fill_plane(
     out[...] = take_plane(labels[z.nearest[output]], y.nearest, x.nearest)
     if not mixed.any():
         return
-    points = mixed_points(mixed, y, x)
+    points = mixed_points(mixed[None], y, x)
     corners, weights = _corners(labels, output, axes, points)
     out[points.rows, points.columns] = _vote(corners, weights, out[points.rows, points.columns])
 

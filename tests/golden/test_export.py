@@ -131,12 +131,12 @@ def made_slabs(classes: int, source: Shape, asked: list[int]) -> Iterator[tuple[
 
 
 def test_neither_all_classes_nor_all_slabs_are_held() -> None:
-    classes, source, target = 16, (80, 48, 48), (200, 96, 96)
+    classes, source, target = 16, (80, 96, 96), (200, 192, 192)
     tracemalloc.start()
     argmax_to_shape(made_slabs(classes, source, []), source, classes, target)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    mask, source_plane, target_plane = 200 * 96 * 96, classes * 48 * 48 * 4, classes * 96 * 96 * 4
+    mask, source_plane, target_plane = 200 * 192 * 192, classes * 96 * 96 * 4, classes * 192 * 192 * 4
     assert peak < mask + 8 * source_plane + 5 * target_plane
     assert peak < classes * mask * 4 / 15
 
