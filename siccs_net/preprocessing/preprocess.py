@@ -331,7 +331,12 @@ def foreground_statistics(image: NDArray[Any], label: NDArray[Any] | None) -> tu
 
     Voxels with the ignore label are no foreground: most of a sparsely labelled scan would be, air included.
     """
-    if label is None or not (mask := (label > 0) & (label != IGNORED)).any():
+    if label is None:
+        return ()
+    mask = label != 0
+    if label.max() >= IGNORED:
+        mask &= label != IGNORED
+    if not mask.any():
         return ()
     return tuple(measure(channel, mask) for channel in image)
 
