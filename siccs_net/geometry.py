@@ -8,6 +8,7 @@ the posterior, z to the superior side. Shapes and spacings are tuples in the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Orientation:
         Raises GeometryError when the affine is not finite, singular, or has a spacing outside 0.01 to 1000 mm.
         """
         check_affine(affine)
-        axes, flips = _closest_axes(affine)
+        axes, flips = _closest_axes(np.asarray(affine, dtype=np.float64).tobytes())
         return cls(axes, flips, shape, np.asarray(affine, dtype=np.float64))
 
     @property
@@ -124,11 +125,15 @@ def check_affine(affine: Affine) -> None:
         raise GeometryError("the affine is singular: two axes point the same way", found=linear.tolist())
 
 
-def _closest_axes(affine: Affine) -> tuple[Shape, tuple[bool, bool, bool]]:
-    """Match each canonical axis with the file's axis nearest to it (nibabel's polar-decomposition rule)."""
+@lru_cache(maxsize=1024)
+def _closest_axes(affine: bytes) -> tuple[Shape, tuple[bool, bool, bool]]:
+    """Match each canonical axis with the file's axis nearest to it (nibabel's polar-decomposition rule).
+
+    It takes the numbers of a 4x4 affine, as they are the same in a case's files and most files of a dataset.
+    """
     from nibabel.orientations import io_orientation
 
-    orientation = io_orientation(affine)  # per file axis: (RAS axis, sign)
+    orientation = io_orientation(np.frombuffer(affine).reshape(4, 4))  # per file axis: (RAS axis, sign)
     axes, flips = [0, 0, 0], [False, False, False]
     for axis, (ras, sign) in enumerate(orientation):
         axes[int(ras)] = axis

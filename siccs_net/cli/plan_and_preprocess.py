@@ -157,7 +157,8 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
     if args.dry_run:
         _print_expected(run, dataset, made)
         return
-    _add_files(run, dataset, place, made)
+    if run.reported:
+        _add_files(run, dataset, place, made)
     run.say(f"plan written to {place.plan(made.name)}")
     for folder, names in [] if args.no_preprocess else prepared_folders(made, args.configuration):
         done = preprocess(

@@ -8,9 +8,11 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from siccs_net.errors import EnvironmentProblem, MissingPathError
 from siccs_net.records.base import Record
@@ -47,26 +49,70 @@ def read_bytes(path: Path) -> bytes:
         raise EnvironmentProblem("cannot be read", path=path, found=error.strerror) from error
 
 
+def read_buffer(path: Path) -> memoryview:
+    """Return a file's bytes in memory of numpy's, which asks for large pages: twice as fast as `read_bytes` for 40 MB.
+
+    Raises MissingPathError, or EnvironmentProblem when it cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            buffer = np.empty(os.fstat(stream.fileno()).st_size, np.uint8)
+            filled = 0
+            while filled < len(buffer) and (count := stream.readinto(buffer[filled:].data)):
+                filled += count
+    except FileNotFoundError as error:
+        raise MissingPathError("the file does not exist", path=path) from error
+    except OSError as error:
+        raise EnvironmentProblem("cannot be read", path=path, found=error.strerror) from error
+    return buffer[:filled].data
+
+
 def write_bytes(path: Path, data: bytes | memoryview, *, verify: bool = True) -> str:
     """Write a file so that it is either whole and new, or untouched; return its SHA-256.
 
     The bytes go to a temporary name in the same folder, are fsynced, read back and compared (`verify`), renamed
     over `path`, and the folder is fsynced. Raises EnvironmentProblem (full disk, no permission, bad read-back).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
-    try:
+    with _in_place_of(path) as temporary:
         _write_synced(temporary, data)
         digest = sha256(data)
         if verify and file_sha256(temporary) != digest:
             raise EnvironmentProblem("reads back other bytes than were written", path=path, hint="Check the disk")
-        os.replace(temporary, path)
+    try:
         _sync_folder(path.parent)
     except OSError as error:
         raise disk_problem(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return digest
+
+
+def write_cache(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
+    """Write a file that can be made again, of several pieces, under its name at once; return its SHA-256.
+
+    It is neither fsynced nor read back: a record with its hash is written after it, and a reader checks that, so that
+    a file lost with the machine's power is made again. Raises EnvironmentProblem.
+    """
+    digest = hashlib.sha256()
+    with _in_place_of(path) as temporary, open(temporary, "wb") as stream:
+        for piece in pieces:
+            stream.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the folder of `path` and rename that file over it, or delete it where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise disk_problem(error, path) from error
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:
@@ -97,8 +143,15 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 
 def write_record(path: Path, record: Record) -> str:
-    """Write a record atomically; return the SHA-256 of the file."""
-    return write_bytes(path, record.to_json().encode())
+    """Write a record atomically, unless the file holds it already; return the SHA-256 of the file."""
+    return write_unless_same(path, record.to_json().encode())
+
+
+def write_unless_same(path: Path, data: bytes) -> str:
+    """Write a file as `write_bytes` does, unless it holds these very bytes already; return its SHA-256."""
+    if path.is_file() and path.stat().st_size == len(data) and read_bytes(path) == data:
+        return sha256(data)
+    return write_bytes(path, data)
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ def image_sha256(path: Path) -> str:
     return digest_of(chosen, path, files.read_bytes(path))
 
 
-def digest_of(chosen: Format, path: Path, data: bytes) -> str:
+def digest_of(chosen: Format, path: Path, data: bytes | memoryview) -> str:
     """Return `image_sha256` of a file whose bytes are in memory."""
     beside = chosen.beside(path, data)
     return files.sha256(files.sha256(data).encode() + files.sha256(beside).encode()) if beside else files.sha256(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.errors import GeometryError, ImageError
+from siccs_net.errors import DataError, GeometryError, ImageError
 from siccs_net.geometry import Grid, Orientation, canonical_affine
 from siccs_net.io import files
 from siccs_net.io.formats import ENDINGS, digest_of, format_of, image_sha256
 from siccs_net.io.nifti import NIFTI, stated_voxels
-from siccs_net.io.volume import Volume, check_finite
+from siccs_net.io.volume import Format, Volume, check_finite
+from siccs_net.parallel import run_parts
 
 __all__ = [
     "ENDINGS",
@@ -23,6 +24,8 @@ __all__ = [
     "Segmentation",
     "check_same_grid",
     "count_voxels",
+    "estimate_voxels",
+    "read_case",
     "read_image",
     "read_label",
     "write_image",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 TOLERANCE_MM = 1e-2
 """Corner voxels of grids that count as equal may lie this far apart: headers store rounded numbers."""
+_WORTH_THREADS = 4 << 20
+"""Bytes of a file below which starting threads takes longer than what they would do beside its inflating."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,20 @@ def read_label(path: Path, *, assume_orientation: str | None = None) -> Image:
     return Image(rounded.astype(np.int32), image.orientation, image.header, image.sha256)
 
 
+def read_case(images: Sequence[Path], label: Path | None, *, channels: int | None = None) -> tuple[Image, Image]:
+    """Read one scan and its label map, at a time where processors are spare.
+
+    Raises the readers' errors, GeometryError for a label map on another grid, DataError for a case without one.
+    """
+    if label is None:
+        raise DataError("the case has no label", path=images[0])
+    readers = (lambda: read_image(images, channels=channels), lambda: read_label(label))
+    large = sum(path.stat().st_size for path in images if path.is_file()) >= _WORTH_THREADS
+    image, segmentation = run_parts(_call, readers) if large else map(_call, readers)
+    check_same_grid(segmentation.orientation, image.orientation, path=label, other="its image")
+    return image, segmentation
+
+
 def check_same_grid(grid: Orientation, reference: Orientation, *, path: Path | None, other: str) -> None:
     """Raise GeometryError unless both files have the same shape, voxel order and place in space (0.01 mm)."""
     if grid.native_shape != reference.native_shape:
@@ -174,10 +193,9 @@ def check_same_grid(grid: Orientation, reference: Orientation, *, path: Path | N
 
 def _read(path: Path, assume_orientation: str | None) -> Image:
     chosen = format_of(path)
-    data = files.read_bytes(path)
+    data = files.read_buffer(path) if chosen.any_buffer else files.read_bytes(path)
     try:
-        digest = digest_of(chosen, path, data)
-        volume = chosen.read(path, data, assume_orientation)
+        volume, digest = _read_and_hash(chosen, path, data, assume_orientation)
         del data
         check_finite(volume.voxels)
         shape = (volume.voxels.shape[1], volume.voxels.shape[2], volume.voxels.shape[3])
@@ -190,6 +208,27 @@ def _read(path: Path, assume_orientation: str | None) -> Image:
     return Image(_canonical(volume, orientation), orientation, volume.header, (digest,))
 
 
+def _read_and_hash(
+    chosen: Format, path: Path, data: bytes | memoryview, assume_orientation: str | None
+) -> tuple[Volume, str]:
+    """Return a file's content and its hash; both are made of a large file at a time where processors are spare."""
+
+    def read() -> Volume:
+        return chosen.read(path, data, assume_orientation)
+
+    def digest() -> str:
+        return digest_of(chosen, path, data)
+
+    if len(data) < _WORTH_THREADS:
+        return read(), digest()
+    volume, sha256 = run_parts(_call, (read, digest))
+    return volume, sha256
+
+
+def _call(step: Callable[[], Any]) -> Any:
+    return step()
+
+
 def _canonical(volume: Volume, orientation: Orientation) -> NDArray[Any]:
     channels = [orientation.to_canonical(channel) for channel in volume.voxels]
     return channels[0][None] if len(channels) == 1 else np.stack(channels)
@@ -200,6 +239,14 @@ def count_voxels(path: Path) -> int:
     if format_of(path) is NIFTI:
         return stated_voxels(path)
     return int(_read(path, None).array[0].size)
+
+
+def estimate_voxels(path: Path) -> int:
+    """Return the number of voxels of one channel without reading them: of NIfTI its header's, else one a byte.
+
+    Voxels of two bytes deflate to about half. Raises the header reader's errors.
+    """
+    return stated_voxels(path) if format_of(path) is NIFTI else path.stat().st_size
 
 
 def write_label(path: Path, labels: NDArray[Any], orientation: Orientation, header: Any = None) -> str:

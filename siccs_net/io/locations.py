@@ -25,6 +25,8 @@ _HEADER = np.dtype(
     ]
 )
 _VOXEL = np.dtype("<u4")
+_VOXELS_TOGETHER = 1 << 17
+"""Voxels looked through at a time, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,28 @@ def write_locations(path: Path, label: NDArray[np.uint8], label_sha256: str) -> 
     After a header come the flat indices of the voxels as uint32, by class and within it in C order. Background is
     left out, unless voxels of 255 (not annotated) make it worth finding; those are always left out.
     """
-    flat = np.ascontiguousarray(label).ravel()
-    counts = np.bincount(flat, minlength=256)
+    by_class, ignored = _find_classes(np.ascontiguousarray(label).ravel())
+    voxels = np.concatenate([np.empty(0, _VOXEL), *(part for value in sorted(by_class) for part in by_class[value])])
     header = np.zeros((), _HEADER)
-    header["ignored"], counts[_NOT_ANNOTATED] = counts[_NOT_ANNOTATED], 0
-    if not header["ignored"]:
-        counts[0] = 0
-    voxels = np.empty(counts.sum(), _VOXEL)
-    ends = np.cumsum(counts)
-    for value in np.flatnonzero(counts):
-        voxels[ends[value] - counts[value] : ends[value]] = np.flatnonzero(flat == value)
-    header["magic"], header["shape"], header["counts"] = _MAGIC, label.shape, counts
-    header["label_sha256"], header["voxels_sha256"] = label_sha256.encode(), files.sha256(voxels.tobytes()).encode()
-    files.write_bytes(path, header.tobytes() + voxels.tobytes(), verify=False)
+    for value, parts in by_class.items():
+        header["counts"][value] = sum(map(len, parts))
+    header["magic"], header["shape"], header["ignored"] = _MAGIC, label.shape, ignored
+    header["label_sha256"], header["voxels_sha256"] = label_sha256.encode(), files.sha256(voxels.data).encode()
+    files.write_cache(path, [header.tobytes(), voxels.data])
+
+
+def _find_classes(flat: NDArray[np.uint8]) -> tuple[dict[int, list[NDArray[np.uint32]]], int]:
+    """Return the flat indices of each class that can be looked up, in ascending pieces, and how many are ignored."""
+    ignored = int(np.count_nonzero(flat == _NOT_ANNOTATED))
+    left_out = _NOT_ANNOTATED if ignored else 0
+    found: dict[int, list[NDArray[np.uint32]]] = {}
+    for first in range(0, flat.size, _VOXELS_TOGETHER):
+        part = flat[first : first + _VOXELS_TOGETHER]
+        places = np.flatnonzero(part != left_out)
+        values, places = part[places], (places + first).astype(_VOXEL)
+        for value in np.flatnonzero(np.bincount(values)).tolist():
+            found.setdefault(value, []).append(places[values == value])
+    return found, ignored
 
 
 def read_locations(path: Path, label_sha256: str) -> LabelLocations | None:

@@ -134,7 +134,7 @@ def _data_path(path: Path, fields: dict[str, str]) -> Path | None:
     return path.with_name(name)
 
 
-def _inflate(packed: memoryview, needed: int) -> bytes:
+def _inflate(packed: memoryview, needed: int) -> bytes | memoryview:
     if is_gzip(bytes(packed[:2])):
         return gunzip(bytes(packed), limit=needed)
     inflater = zlib.decompressobj()

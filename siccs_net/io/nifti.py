@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from siccs_net.errors import GeometryError, ImageError
@@ -23,10 +24,18 @@ ENDINGS = (".nii.gz", ".nii")
 _UNREADABLE = (HeaderDataError, ImageFileError, ValueError, OSError, OverflowError, KeyError)
 
 
-def read(path: Path, data: bytes, assume_orientation: str | None) -> Volume:
+def read(path: Path, data: bytes | memoryview, assume_orientation: str | None) -> Volume:
     """Return a NIfTI file's content. Raises ImageError or GeometryError."""
-    native, header = _decode(data)
-    return Volume(native[None], _affine(header, native.shape, assume_orientation), header)
+    content = _inflate(data) if is_gzip(data) else memoryview(data)
+    try:
+        header = _header(content)
+        shape = tuple(map(int, header.get_data_shape()))
+        _check_size(header, shape, content)
+        voxels = _three_axes(_scaled(header, shape, content))
+        affine = _affine(header, voxels.shape, assume_orientation)
+    except _UNREADABLE as error:
+        raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
+    return Volume(voxels[None], affine, header)
 
 
 def stated_voxels(path: Path) -> int:
@@ -44,37 +53,46 @@ def encode(path: Path, voxels: NDArray[Any], affine: Affine, header: Any) -> Fil
     return {path: gzip(content) if path.name.endswith(".gz") else content}
 
 
-def _decode(data: bytes) -> tuple[NDArray[Any], Any]:
-    """Return the voxels [i, j, k] in file order and the header."""
-    content = _inflate(data) if is_gzip(data) else data
-    kind = _nifti_class(content)
-    try:
-        image = kind.from_bytes(content)
-        _check_size(image, content)
-        voxels = np.asanyarray(image.dataobj)
-    except _UNREADABLE as error:
-        raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
-    return _three_axes(real_numbers(voxels)), image.header
+def _header(content: memoryview) -> Any:
+    """Return the checked header with its extensions. Of nibabel no more is used: its images copy voxels and headers."""
+    kind = _nifti_class(content).header_class
+    offset = int(kind(bytes(content[: kind.sizeof_hdr]), check=False)["vox_offset"])
+    return kind.from_fileobj(io.BytesIO(content[: max(offset, 0)] or content))
 
 
-def _inflate(data: bytes) -> bytes:
+def _scaled(header: Any, shape: tuple[int, ...], content: memoryview) -> NDArray[Any]:
+    """Return the voxels as real numbers, with the header's slope and intercept applied.
+
+    They are scaled in float64 as nibabel does, but plane by plane.
+    """
+    voxels = np.ndarray(shape, header.get_data_dtype(), content, int(header.get_data_offset()), order="F")
+    slope, intercept = header.get_slope_inter()
+    if voxels.dtype.kind not in "iuf" or (slope in (None, 1) and intercept in (None, 0)):
+        return real_numbers(voxels)
+    scaled = np.empty(voxels.shape, np.float32, order="F")
+    for plane in range(voxels.shape[-1]):
+        scaled[..., plane] = real_numbers(apply_read_scaling(voxels[..., plane], slope, intercept))
+    return scaled
+
+
+def _inflate(data: bytes | memoryview) -> memoryview:
     """Inflate no more than the file's own header asks for, so that a small file cannot fill the memory."""
-    start = gunzip_start(data, nib.Nifti2Header.sizeof_hdr)
+    start = memoryview(gunzip_start(data, nib.Nifti2Header.sizeof_hdr))
     limit = SLACK_BYTES
     if len(start) >= nib.Nifti1Header.sizeof_hdr:
         kind = _nifti_class(start).header_class
         try:
-            header = kind(start[: kind.sizeof_hdr], check=False)
+            header = kind(bytes(start[: kind.sizeof_hdr]), check=False)
             limit += needed_bytes(header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"]))
         except _UNREADABLE as error:
             raise ImageError("is not a readable NIfTI file", found=repr(error)) from error
     return gunzip(data, limit=min(limit, MAX_DECODED_BYTES))
 
 
-def _nifti_class(content: bytes) -> Any:
+def _nifti_class(content: memoryview) -> Any:
     if len(content) < 348:
         raise ImageError("is too short for a NIfTI file", found=f"{len(content)} bytes", expected="at least 348")
-    magic = (content[344:348], content[4:8])
+    magic = (bytes(content[344:348]), bytes(content[4:8]))
     if magic[0] == b"n+1\0":
         return nib.Nifti1Image
     if magic[1] == b"n+2\0":
@@ -82,10 +100,10 @@ def _nifti_class(content: bytes) -> Any:
     raise ImageError("is not a NIfTI file", found="no NIfTI magic string in its header")
 
 
-def _check_size(image: Any, content: bytes) -> None:
-    needed = needed_bytes(image.shape, image.get_data_dtype(), int(image.dataobj.offset))
+def _check_size(header: Any, shape: tuple[int, ...], content: memoryview) -> None:
+    needed = needed_bytes(shape, header.get_data_dtype(), int(header.get_data_offset()))
     if len(content) < needed:
-        raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {image.shape}")
+        raise ImageError("is truncated", found=f"{len(content)} bytes", expected=f"{needed} for shape {shape}")
 
 
 def _three_axes(voxels: NDArray[Any]) -> NDArray[Any]:
@@ -159,4 +177,4 @@ def _nifti_bytes(native: NDArray[Any], affine: Affine, header: Any) -> bytes:
     return stream.getvalue()
 
 
-NIFTI = Format(ENDINGS, read, encode)
+NIFTI = Format(ENDINGS, read, encode, any_buffer=True)

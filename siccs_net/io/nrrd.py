@@ -119,7 +119,7 @@ def _content(path: Path, data: bytes, offset: int, fields: dict[str, str], neede
     if encoding == "raw":
         return packed[len(packed) - needed if skip == -1 and len(packed) > needed else max(skip, 0) :]
     if encoding in ("gzip", "gz"):
-        return memoryview(gunzip(bytes(packed), limit=needed + max(skip, 0) + SLACK_BYTES))[max(skip, 0) :]
+        return gunzip(bytes(packed), limit=needed + max(skip, 0) + SLACK_BYTES)[max(skip, 0) :]
     if encoding in ("bzip2", "bz2"):
         return _bunzip(packed, needed)
     raise ImageError("has an encoding that is not read", found=repr(encoding), expected="raw, gzip or bzip2")

@@ -5,6 +5,7 @@ CASE_seg.voxels says where the classes lie; it can be made again from CASE_seg.b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from siccs_net.errors import MissingPathError, StoreError
 from siccs_net.io import files, locations
 from siccs_net.io.locations import LabelLocations
+from siccs_net.parallel import run_parts
 from siccs_net.records.case import PreparedRecord
 
 _BLOCK_EDGE = {2: (1, 128, 128), 3: (32, 32, 32)}
 _CHUNK_FACTOR = 2
+_WORTH_THREADS = 4 << 20
+"""Bytes of an image below which starting threads takes longer than packing it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,39 @@ class PreparedCase:
     label: NDArray[np.uint8] | None
     record: PreparedRecord
     previous: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How an array [c, z, y, x] or [z, y, x] is cut: into chunks, and those into blocks, which are read apart."""
+
+    chunks: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Return blosc2's settings of an array."""
+        packing = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, nthreads=1, filters=[blosc2.Filter.SHUFFLE])
+        return {"chunks": self.chunks, "blocks": self.blocks, "cparams": packing}
+
+    def pack(self, array: NDArray[Any]) -> Any:
+        """Return the array packed by one thread."""
+        return blosc2.asarray(np.ascontiguousarray(array), **self.settings())
+
+    def rows(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the parts of an array that hold the chunks of one z (and channel), in the order of chunks."""
+        step = self.chunks[-3]
+        channels = [array[number : number + 1] for number in range(len(array))] if array.ndim == 4 else [array]
+        firsts = range(0, array.shape[-3], step)
+        return [channel[..., first : first + step, :, :] for channel in channels for first in firsts]
+
+
+def _chunks(packed: Any) -> Iterator[bytes]:
+    return (packed.schunk.get_chunk(number) for number in range(packed.schunk.nchunks))
+
+
+def _frame(packed: Any) -> bytes:
+    frame: bytes = packed.to_cframe()
+    return frame
 
 
 class PreparedStore:
@@ -57,32 +94,44 @@ class PreparedStore:
 
     def save(self, prepared: PreparedCase) -> PreparedRecord:
         """Write a case: arrays first, the sidecar with their hashes last, so that a sidecar means a whole case."""
-        case = prepared.record.case
-        image_hash = files.write_bytes(self._image_path(case), self.pack(prepared.image), verify=False)
-        label_hash = None
-        if prepared.label is not None:
-            label_hash = files.write_bytes(self._label_path(case), self.pack(prepared.label), verify=False)
-            locations.write_locations(self._locations_path(case), prepared.label, label_hash)
+        parts = (self._save_image, self._save_label)
+        run: Any = run_parts if prepared.image.nbytes >= _WORTH_THREADS else map
+        image_hash, label_hash = run(lambda save: save(prepared), parts)
         record = prepared.record.model_copy(update={"image_sha256": image_hash, "label_sha256": label_hash})
-        files.write_record(self.record_path(case), record)
+        files.write_record(self.record_path(prepared.record.case), record)
         return record
 
+    def _save_image(self, prepared: PreparedCase) -> str:
+        return files.write_cache(self._image_path(prepared.record.case), [self.pack(prepared.image)])
+
+    def _save_label(self, prepared: PreparedCase) -> str | None:
+        if prepared.label is None:
+            return None
+        case = prepared.record.case
+        label_hash = files.write_cache(self._label_path(case), [self.pack(prepared.label)])
+        locations.write_locations(self._locations_path(case), prepared.label, label_hash)
+        return label_hash
+
     def pack(self, array: NDArray[Any]) -> bytes:
-        """Return the array as a blosc2 frame in chunks that suit patches; lz4, one thread, so bytes are equal."""
+        """Return the array as a blosc2 frame in chunks that suit patches: lz4, a chunk by one thread.
+
+        blosc2's own threads put a chunk's blocks down in the order in which they are done. So that bytes are equal,
+        rows of whole chunks are packed side by side where processors are spare, and put together in their order.
+        """
         edge = _BLOCK_EDGE[self.dimension]
         spatial = array.shape[-3:]
         blocks = [min(size, limit) for size, limit in zip(spatial, edge, strict=True)]
         factor = (1, _CHUNK_FACTOR, _CHUNK_FACTOR) if self.dimension == 2 else (_CHUNK_FACTOR,) * 3
         chunks = [min(size, block * times) for size, block, times in zip(spatial, blocks, factor, strict=True)]
-        leading = [1] * (array.ndim - 3)
-        packed = blosc2.asarray(
-            np.ascontiguousarray(array),
-            chunks=(*leading, *chunks),
-            blocks=(*leading, *blocks),
-            cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, nthreads=1, filters=[blosc2.Filter.SHUFFLE]),
-        )
-        frame: bytes = packed.to_cframe()
-        return frame
+        leading = (1,) * (array.ndim - 3)
+        layout = _Layout((*leading, *chunks), (*leading, *blocks))
+        if array.nbytes < _WORTH_THREADS:
+            return _frame(layout.pack(array))
+        whole = blosc2.empty(array.shape, dtype=array.dtype, **layout.settings())
+        rows = run_parts(layout.pack, layout.rows(array))
+        for number, chunk in enumerate(chunk for row in rows for chunk in _chunks(row)):
+            whole.schunk.update_chunk(number, chunk)
+        return _frame(whole)
 
     def read_record(self, case: str) -> PreparedRecord:
         """Read a sidecar. Raises StoreError when the case was never prepared, RecordError when damaged."""

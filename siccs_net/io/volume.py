@@ -64,7 +64,7 @@ Files = Mapping[Path, bytes]
 """What is to be written where; the file that names the others comes last."""
 
 
-def nothing_beside(path: Path, data: bytes) -> bytes:
+def nothing_beside(path: Path, data: bytes | memoryview) -> bytes:
     """Return nothing: what most formats have outside their file."""
     return b""
 
@@ -75,14 +75,15 @@ class Format:
 
     `read` takes a path, the file's bytes and an assumed orientation; `encode` a path, voxels [i, j, k], affine, header.
     `beside` returns the content outside the file that belongs to it (a detached .raw, a spacing), for its hash.
-    `several_channels` says that one file may hold all channels.
+    `several_channels` says that one file may hold all channels, `any_buffer` that `read` also takes a memoryview.
     """
 
     endings: tuple[str, ...]
-    read: Callable[[Path, bytes, str | None], Volume]
+    read: Callable[[Path, Any, str | None], Volume]
     encode: Callable[[Path, NDArray[Any], Affine, Any], Files]
-    beside: Callable[[Path, bytes], bytes] = field(default=nothing_beside)
+    beside: Callable[[Path, Any], bytes] = field(default=nothing_beside)
     several_channels: bool = False
+    any_buffer: bool = False
 
 
 def needed_bytes(shape: Sequence[int], dtype: np.dtype[Any], offset: int = 0) -> int:

@@ -71,7 +71,7 @@ def plan(
     for line in describe_spread(spacing_spread(fingerprint, target_of(made))):
         logger.info("%s", line)
     if save:
-        files.write_bytes(place.splits, splits_json(splits.folds))
+        files.write_unless_same(place.splits, splits_json(splits.folds))
         files.write_record(place.description, dataset.description)
         files.write_record(place.plan(made.name), made)
     return made

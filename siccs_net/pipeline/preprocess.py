@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from siccs_net.errors import DataError, RecordError, StoreError, UsageError
+from siccs_net.errors import RecordError, StoreError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset, require_whole
 from siccs_net.io.formats import image_sha256
-from siccs_net.io.image import check_same_grid, read_image, read_label
+from siccs_net.io.image import read_case
+from siccs_net.io.memory import workers_that_fit
 from siccs_net.io.store import PreparedStore
 from siccs_net.parallel import run_all
-from siccs_net.preprocessing.preprocess import preprocess_case, recipe_sha256
+from siccs_net.preprocessing.preprocess import peak_bytes, preprocess_case, recipe_sha256
+from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import Configuration, Plan
-from siccs_net.workspace import Workspace
+from siccs_net.workspace import DatasetFolder, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +53,14 @@ def preprocess(
     """
     require_whole(dataset)
     settings = configuration_of(plan, configuration)
-    folder = (
-        (workspace or Workspace.resolve())
-        .prepared_dataset(dataset.name)
-        .prepared(plan.name, plan.prepared_name(configuration))
-    )
+    place = (workspace or Workspace.resolve()).prepared_dataset(dataset.name)
+    folder = place.prepared(plan.name, plan.prepared_name(configuration))
     store = PreparedStore(folder, settings.dimension)
     recipe = recipe_sha256(settings, dataset.labels)
+    at_a_time = _workers_that_fit(dataset, settings, place, workers)
     with files.exclusive(folder, "preprocessing"):
         jobs = run_all(
-            lambda case: _prepare(case, dataset, settings, store, recipe), dataset.cases.values(), workers=workers
+            lambda case: _prepare(case, dataset, settings, store, recipe), dataset.cases.values(), workers=at_a_time
         )
         bar = tqdm(
             jobs,
@@ -76,16 +76,32 @@ def preprocess(
     )
 
 
+def _workers_that_fit(
+    dataset: Dataset, configuration: Configuration, place: DatasetFolder, workers: int | None
+) -> int | None:
+    """Return how many cases to prepare at a time; without a fingerprint, which has their shapes, as many as asked."""
+    if not place.fingerprint.is_file():
+        return workers
+    images = [path for case in dataset.cases.values() for path in case.images]
+    return workers_that_fit(workers, images, lambda: _needed_bytes(place, configuration))
+
+
+def _needed_bytes(place: DatasetFolder, configuration: Configuration) -> list[int]:
+    cases = files.read_record(place.fingerprint, Fingerprint).cases
+    return [peak_bytes(case.shape, case.cropped_shape, case.spacing_mm, configuration) for case in cases]
+
+
 def _prepare(case: Case, dataset: Dataset, configuration: Configuration, store: PreparedStore, recipe: str) -> bool:
     """Prepare one case; return False when it was there already."""
     if _is_current(case, store, recipe):
         return False
-    image = read_image(case.images, channels=dataset.description.channels)
-    if case.label is None:
-        raise DataError("the case has no label", path=case.images[0])
-    label = read_label(case.label)
-    check_same_grid(label.orientation, image.orientation, path=case.label, other="its image")
-    store.save(preprocess_case(image, label, configuration, dataset.labels, case=case.name))
+    prepared = preprocess_case(
+        *read_case(case.images, case.label, channels=dataset.description.channels),
+        configuration,
+        dataset.labels,
+        case=case.name,
+    )
+    store.save(prepared)
     return True
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.errors import DataError, SiccsError
+from siccs_net.errors import SiccsError
 from siccs_net.geometry import Grid
 from siccs_net.io.dataset import Case, Dataset, Problem
 from siccs_net.io.formats import image_sha256
-from siccs_net.io.image import Image, check_same_grid, read_image, read_label
+from siccs_net.io.image import Image, estimate_voxels, read_case
+from siccs_net.io.memory import workers_that_fit
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.crop import body_box, crop
 from siccs_net.preprocessing.statistics import measure
@@ -47,8 +48,18 @@ def examine_dataset(
     """Yield the examination of every case as it is done; one whose files' hashes stand in `known` is not read again."""
     reusable = {case.case: case for case in known.cases} if known is not None and _same_crop(dataset, known) else {}
     jobs = [(case, reusable.get(name)) for name, case in dataset.cases.items()]
-    for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=workers):
+    images = [path for case, _ in jobs for path in case.images]
+    at_a_time = workers_that_fit(workers, images, lambda: [_needed_bytes(case) for case, _ in jobs])
+    for _, examination in run_all(lambda job: _examine(dataset, *job), jobs, workers=at_a_time):
         yield examination
+
+
+def _needed_bytes(case: Case) -> int:
+    """Return the memory that examining a case takes at most: voxels of 4 bytes, and two masks of them."""
+    try:
+        return (4 * len(case.images) + 6) * estimate_voxels(case.images[0])
+    except SiccsError:  # its examination will name what is wrong
+        return 0
 
 
 def _same_crop(dataset: Dataset, known: Fingerprint) -> bool:
@@ -97,11 +108,7 @@ def examine_case(case: Case, labels: LabelScheme, *, ct: bool, channels: int | N
     Returns its fingerprint with all findings about its label; raises ImageError or GeometryError when a file cannot
     be used at all.
     """
-    image = read_image(case.images, channels=channels)
-    if case.label is None:
-        raise DataError("the case has no label", path=case.images[0])
-    label = read_label(case.label)
-    check_same_grid(label.orientation, image.orientation, path=case.label, other="its image")
+    image, label = read_case(case.images, case.label, channels=channels)
     grid = image.grid
     box = body_box(image.array[0], grid.spacing_mm) if ct else _whole(grid)
     voxels = _count_labels(label.array[0])
@@ -135,7 +142,7 @@ def _fingerprint(
     case: Case, image: Image, label: Image, box: Box, voxels: dict[str, int], labels: LabelScheme
 ) -> CaseFingerprint:
     inside, mask = crop(image.array, box), _labelled(crop(label.array[0], box), labels)
-    foreground = tuple(measure(channel[mask]) for channel in inside) if mask.any() else ()
+    foreground = tuple(measure(channel, mask) for channel in inside) if mask.any() else ()
     return CaseFingerprint(
         case=case.name,
         input_sha256=(*image.sha256, *label.sha256),

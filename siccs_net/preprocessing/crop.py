@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from cc3d import connected_components
 from numpy.typing import NDArray
 
 from siccs_net.errors import DataError
@@ -63,17 +64,25 @@ def _check(image: NDArray[Any], spacing_mm: Sequence[float]) -> None:
 
 def _span_large_components(mask: NDArray[np.bool_]) -> list[slice] | None:
     """Return the box of all components that are not small beside the largest one; None where there are none."""
-    from scipy.ndimage import binary_erosion, find_objects, label
-
-    components, count = label(mask)
+    components, count = connected_components(mask, connectivity=6, return_N=True)
     if count == 0:
         return None
-    inner = binary_erosion(mask, border_value=1)
+    inner = _without_surface(mask)
     sizes = np.bincount(components[inner if inner.any() else mask], minlength=count + 1)[1:]
     large = sizes >= max(_SMALLEST_PIECE * sizes.max(), 1)
-    boxes = [box for box, counts in zip(find_objects(components), large, strict=True) if counts]
-    spans = zip(*boxes, strict=True)
-    return [slice(min(part.start for part in span), max(part.stop for part in span)) for span in spans]
+    kept = np.concatenate([[False], large])[components]
+    spans = [np.flatnonzero(kept.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return [slice(int(span[0]), int(span[-1]) + 1) for span in spans]
+
+
+def _without_surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the voxels whose face neighbours all belong to the mask; outside the volume counts as if they did."""
+    inner = mask.copy()
+    for axis in range(mask.ndim):
+        whole, part = np.moveaxis(mask, axis, 0), np.moveaxis(inner, axis, 0)
+        part[1:] &= whole[:-1]
+        part[:-1] &= whole[1:]
+    return inner
 
 
 def _widen(part: slice, stride: int, margin: int, size: int) -> tuple[int, int]:

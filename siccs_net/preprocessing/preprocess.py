@@ -26,7 +26,7 @@ from siccs_net.preprocessing.export import argmax_to_shape, regions_to_shape
 from siccs_net.preprocessing.nnunet_steps import from_order, nonzero_box, normalise, ordered_spacing, to_order
 from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
 from siccs_net.preprocessing.resample_labels import resample_labels
-from siccs_net.preprocessing.statistics import measure
+from siccs_net.preprocessing.statistics import count_levels, measure
 from siccs_net.records.case import Box, CaseGeometry, PreparedRecord, Triple
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import (
@@ -121,35 +121,61 @@ def recipe_sha256(configuration: Configuration, labels: LabelScheme) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+def peak_bytes(shape: Triple, cropped: Triple, spacing_mm: Sequence[float], configuration: Configuration) -> int:
+    """Return the memory that preparing a scan takes at most, from its shape, its body's and its spacing (z, y, x).
+
+    The file's voxels are counted with 4 bytes, as are those of its label map; the prepared ones as they are resampled
+    (4 bytes, twice those stored) with their label and the compressed copy.
+    """
+    prepared = cropped if any(isinstance(step, CropBody) for step in configuration.steps) else shape
+    spacing: Sequence[float] = spacing_mm
+    for step in configuration.steps:
+        match step:
+            case Orient() | AsStored():
+                prepared = (prepared[step.transpose[0]], prepared[step.transpose[1]], prepared[step.transpose[2]])
+                spacing = [spacing[axis] for axis in step.transpose]
+            case Resample():
+                target = _spacing(step.spacing_mm, spacing)
+                prepared, spacing = resampled_shape(prepared, spacing, target), target
+            case Resize():
+                prepared = step.shape
+    channels = configuration.channels
+    return math.prod(shape) * 4 * (channels + 1) + math.prod(prepared) * (8 * channels + 2)
+
+
 def to_classes(label: NDArray[Any], labels: LabelScheme) -> NDArray[np.uint8]:
     """Return label values [z, y, x] as class indices.
 
     Regions stay what they are made of: a loss looks at them. Raises DataError for a value that dataset.json does not
     name.
     """
-    lookup = np.full(int(max(labels.values)) + 1, -1, dtype=np.int16)
-    for index, value in enumerate(labels.stored_values):
-        lookup[value] = index
+    lookup, named = np.zeros(max(labels.values) + 1, np.uint8), np.zeros(max(labels.values) + 1, np.bool_)
+    lookup[list(labels.stored_values)] = range(len(labels.stored_values))
     if labels.ignore is not None:
         lookup[labels.ignore] = IGNORED
+    named[list(labels.values)] = True
     low, high = int(label.min()), int(label.max())
-    classes = lookup[label] if low >= 0 and high < len(lookup) else np.array([-1])
-    if classes.min() < 0:
+    if low < 0 or high >= len(lookup) or not (named[: high + 1].all() or named[label].all()):
         found = sorted(set(np.unique(label).tolist()) - labels.values)
         raise DataError(
             "the label map holds values that dataset.json does not name", found=found, expected=sorted(labels.values)
         )
-    return classes.astype(np.uint8)
+    if np.array_equal(lookup[: high + 1], np.arange(high + 1)):
+        return label.astype(np.uint8, copy=False)
+    classes: NDArray[np.uint8] = lookup[label]
+    return classes
 
 
 def to_storage(image: NDArray[Any], storage: str) -> NDArray[Any]:
-    """Round and clip an image to the plan's storage type; floating point is kept as float32."""
-    if storage == "float32":
-        return image.astype(np.float32, copy=False)
+    """Round and clip an image [c, z, y, x] to the plan's storage type; floating point is kept as float32."""
+    if image.dtype == storage or storage == "float32":
+        return image.astype(storage, copy=False)
     limits = np.iinfo(storage)
-    if image.dtype.kind == "f":
-        image = np.rint(image)
-    stored: NDArray[Any] = np.clip(image, limits.min, limits.max).astype(storage)
+    stored = np.empty_like(image, dtype=storage)
+    for channel, out in zip(image, stored, strict=True):
+        for plane, target in zip(channel, out, strict=True):
+            rounded = np.rint(plane) if plane.dtype.kind == "f" else plane
+            target[...] = np.clip(rounded, limits.min, limits.max)
     return stored
 
 
@@ -305,16 +331,20 @@ def foreground_statistics(image: NDArray[Any], label: NDArray[Any] | None) -> tu
 
     Voxels with the ignore label are no foreground: most of a sparsely labelled scan would be, air included.
     """
-    if label is None or not (mask := (label > 0) & (label != IGNORED)).any():
+    if label is None:
         return ()
-    return tuple(measure(channel[mask]) for channel in image)
+    mask = label != 0
+    if label.max() >= IGNORED:
+        mask &= label != IGNORED
+    if not mask.any():
+        return ()
+    return tuple(measure(channel, mask) for channel in image)
 
 
 def _label_voxels(label: NDArray[np.uint8] | None) -> dict[str, int]:
     if label is None:
         return {}
-    counts = np.bincount(label.ravel(), minlength=1)
-    return {str(value): int(count) for value, count in enumerate(counts) if count}
+    return {str(value): int(count) for value, count in enumerate(count_levels(label)) if count}
 
 
 def _label_values(classes: NDArray[Any], class_values: Sequence[int]) -> NDArray[Any]:

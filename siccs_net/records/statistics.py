@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from operator import lt
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -34,7 +34,7 @@ class ChannelStatistics(Record):
     def _consistent(self) -> ChannelStatistics:
         if len(self.histogram_values) != len(self.histogram_counts):
             raise ValueError("histogram_values and histogram_counts must be of the same length")
-        if any(one >= other for one, other in pairwise(self.histogram_values)):
+        if not all(map(lt, self.histogram_values, self.histogram_values[1:])):
             raise ValueError("histogram_values must ascend")
         if sum(self.histogram_counts) != self.count:
             raise ValueError("histogram_counts must add up to count")
