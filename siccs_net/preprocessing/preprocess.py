@@ -77,8 +77,9 @@ def preprocess_case(
     state = _Prepared(image.array, None if label is None else to_classes(label.array[0], labels), image.grid.spacing_mm)
     if isinstance(configuration.orient, AsStored):
         state = _as_stored(configuration.orient, state, image.orientation)
-    for step in configuration.steps:
-        state = _apply(step, state)
+    for number, step in enumerate(configuration.steps, start=1):
+        # The last step's result is stored as it is: resampling then writes that type, and no float32 volume is made.
+        state = _apply(step, state, configuration.storage if number == len(configuration.steps) else "float32")
     stored = to_storage(state.image, configuration.storage)
     return PreparedCase(stored, state.label, _record(case, image, label, state, stored, configuration, labels))
 
@@ -185,7 +186,7 @@ def _check_channels(image: Image, configuration: Configuration, case: str) -> No
         raise DataError(f"case {case!r} has another number of channels than the plan", found=found, expected=expected)
 
 
-def _apply(step: Step, state: _Prepared) -> _Prepared:
+def _apply(step: Step, state: _Prepared, dtype: str) -> _Prepared:
     match step:
         case Orient() | AsStored():
             return _transposed(step.transpose, state)
@@ -196,7 +197,7 @@ def _apply(step: Step, state: _Prepared) -> _Prepared:
         case Normalise():
             return replace(state, image=normalise(state.image, step))
         case Resample():
-            return _resample(step, state)
+            return _resample(step, state, dtype)
         case Resize():
             return _resize(step, state)
         case Clahe():
@@ -232,14 +233,16 @@ def _cropped(box: Box, state: _Prepared) -> _Prepared:
     return replace(state, image=crop(state.image, box), label=label, crop_box=box)
 
 
-def _resample(step: Resample, state: _Prepared) -> _Prepared:
+def _resample(step: Resample, state: _Prepared, dtype: str) -> _Prepared:
     target = _spacing(step.spacing_mm, state.spacing_mm)
     shape = resampled_shape(state.image.shape[1:], state.spacing_mm, target)
     _check_size(state.image.shape[1:], shape)
     separate = None
     if step.separate_above is not None:
         separate = decide_separate_axis(state.spacing_mm, target, threshold=step.separate_above)
-    image = resample_image(state.image, shape, order=step.order, separate_axis=separate, antialias=step.antialias)
+    image = resample_image(
+        state.image, shape, order=step.order, separate_axis=separate, antialias=step.antialias, dtype=dtype
+    )
     label = None if state.label is None else resample_labels(state.label, shape, separate_axis=separate)
     return replace(state, image=image, label=label, spacing_mm=target)
 

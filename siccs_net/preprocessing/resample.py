@@ -74,7 +74,7 @@ def resample_image(
     separate_axis: int | None = None,
     order_separate: Order = 0,
     antialias: bool = False,
-    dtype: type[np.generic] = np.float32,
+    dtype: str | type[np.generic] = np.float32,
 ) -> NDArray[Any]:
     """Resize an image [c, z, y, x] or [z, y, x] to `new_shape` (z, y, x) with voxel centres at half indices.
 

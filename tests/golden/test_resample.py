@@ -284,3 +284,19 @@ def test_labels_equal_batchgenerators_where_a_label_has_most_of_a_voxel() -> Non
     majority = 2 * shares.max(axis=0) > shares.sum(axis=0)
     peer = resize_segmentation(labels, after, order=1)
     np.testing.assert_array_equal(resample_labels(labels, after)[majority], peer[majority])
+
+
+def test_integers_are_the_rounded_floats_without_a_float_volume() -> None:
+    volume = hounsfield((160, 96, 128))
+    floats = resample_image(volume, (200, 128, 120), order=3)
+    tracemalloc.start()
+    whole = resample_image(volume, (200, 128, 120), order=3, dtype="int16")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole.dtype == np.int16
+    np.testing.assert_array_equal(whole, np.rint(floats))
+    assert peak < whole.nbytes + 14e6
+    np.testing.assert_array_equal(
+        resample_image(volume, (9, 8, 7), order=1, dtype="uint8"),
+        np.clip(np.rint(resample_image(volume, (9, 8, 7), order=1)), 0, 255),
+    )
