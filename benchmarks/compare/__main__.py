@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.compare import commands, networks, training_input, volumes
 from benchmarks.compare.harness import Measured, Stage, measure
 
-STAGES: dict[str, Stage] = {stage.name: stage for room in (volumes, networks, training_input, commands) for stage in room.STAGES}
+ROOMS = (volumes, networks, training_input, commands)
+STAGES: dict[str, Stage] = {stage.name: stage for room in ROOMS for stage in room.STAGES}
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "compare.json"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from benchmarks.compare.data import full_ct
 from benchmarks.compare.harness import Pair, Stage
 from benchmarks.resample import CLASSES, draw_labels
 
+Batches = Generator[tuple[NDArray[Any], NDArray[Any]], None, None]
+
 PATCH, BATCH, WORKERS = (96, 96, 96), 2, 2
 WARM_UP, BATCHES = 10, 90
 OVERSAMPLED = 0.33
+LOWEST, HIGHEST, MEAN, DEVIATION = -945.0, 236.0, -432.8, 263.6
+"""Both normalise by these, of the labelled voxels of Dataset501, real labels: the drawn ones end at -300 HU."""
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (0,))
 PERCENTILES = (1, 25, 50, 75, 99)
 EVERY = 11
@@ -42,18 +46,27 @@ class Taken:
 
 
 def loader() -> Pair:
-    root = Path(tempfile.mkdtemp(prefix="siccs_compare_"))
+    folder = Path(tempfile.mkdtemp(prefix="siccs_compare_"))
+    share(folder)
+    return Pair(prepare_ours(folder), prepare_peer(folder), agree)
+
+
+def share(folder: Path) -> None:
+    """Write what both sides prepare their stores from: the CT and its labels at 1 mm."""
     image, label = _at_one_mm()
-    own, normalisation = _prepare_ours(root / "ours", image, label)
-    _prepare_peer(root / "peer", image, label, normalisation.channels[0])
+    np.save(folder / "image.npy", image)
+    np.save(folder / "label.npy", label)
 
-    def ours() -> Taken:
-        return take(lambda: our_batches(own, normalisation), root / "ours")
 
-    def peer() -> Taken:
-        return take(lambda: peer_batches(root / "peer"), root / "peer")
+def prepare_ours(folder: Path) -> Callable[[], Taken]:
+    image, label = np.load(folder / "image.npy"), np.load(folder / "label.npy")
+    store = _store_ours(folder / "ours", image, label)
+    return lambda: take(lambda: our_batches(store), folder / "ours")
 
-    return Pair(ours, peer, agree)
+
+def prepare_peer(folder: Path) -> Callable[[], Taken]:
+    _store_peer(folder / "peer", np.load(folder / "image.npy"), np.load(folder / "label.npy"))
+    return lambda: take(lambda: peer_batches(folder / "peer"), folder / "peer")
 
 
 def _at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -65,10 +78,10 @@ def _at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return resample_image(image, shape, order=3), resample_labels(draw_labels(image), shape)
 
 
-def _prepare_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> tuple[Any, Any]:
-    """Store the cases as preprocessing does, int16; return the store and the normalisation of the fold."""
+def _store_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Any:
+    """Store the cases as preprocessing does, int16; return the store."""
     from siccs_net.io.store import PreparedCase, PreparedStore
-    from siccs_net.preprocessing.statistics import fold_normalisation, measure
+    from siccs_net.preprocessing.statistics import measure
     from siccs_net.records.case import CaseGeometry, PreparedRecord
 
     stored = np.rint(image).astype(np.int16)
@@ -79,6 +92,8 @@ def _prepare_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.ui
     )
     foreground = (measure(stored[label > 0]),)
     store = PreparedStore(folder, 3)
+    if folder.exists():  # another process of this side was here before
+        return store
     for number, axes in enumerate(FLIPS):
         record = PreparedRecord(
             case=f"case_{number}",
@@ -92,16 +107,18 @@ def _prepare_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.ui
             label_voxels={},
         )
         store.save(PreparedCase(np.flip(stored, axes)[None], np.ascontiguousarray(np.flip(label, axes)), record))
-    return store, fold_normalisation(["ct"], [foreground])
+    return store
 
 
-def _prepare_peer(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8], scaling: Any) -> None:
+def _store_peer(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> None:
     """Store the cases as nnU-Net's DefaultPreprocessor.run_case_save does: float32 normalised, int16 labels."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
+    if folder.exists():
+        return
     folder.mkdir()
-    normalised = (np.clip(image, scaling.lower, scaling.upper) - scaling.mean) / max(scaling.std, 1e-8)
+    normalised = (np.clip(image, LOWEST, HIGHEST) - MEAN) / DEVIATION
     for number, axes in enumerate(FLIPS):
         data = np.ascontiguousarray(np.flip(normalised, axes))[None].astype(np.float32)
         seg = np.ascontiguousarray(np.flip(label, axes))[None].astype(np.int16)
@@ -120,7 +137,7 @@ def _prepare_peer(folder: Path, image: NDArray[np.float32], label: NDArray[np.ui
         )
 
 
-def our_batches(store: Any, normalisation: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def our_batches(store: Any) -> Batches:
     """Yield images [b, c, z, y, x] and labels [b, z, y, x] without end."""
     from siccs_net.augment.intensity import intensity_transforms
     from siccs_net.augment.settings import NNUNET
@@ -129,13 +146,15 @@ def our_batches(store: Any, normalisation: Any) -> Iterator[tuple[NDArray[Any], 
     from siccs_net.data.foreground import ForegroundIndex
     from siccs_net.data.loader import PatchReader, TrainingBatches, load_batches
     from siccs_net.data.sampling import PatchSampler
+    from siccs_net.records.statistics import ChannelScaling, Normalisation
 
+    scaling = ChannelScaling(scheme="ct", lower=LOWEST, upper=HIGHEST, mean=MEAN, std=DEVIATION)
     keep_heap()  # as siccs_train does
     cases = tuple(f"case_{number}" for number in range(len(FLIPS)))
     settings = resolve_rotation(NNUNET, PATCH)
     index = ForegroundIndex(store, cases, CLASSES)
     batches = TrainingBatches(
-        reader=PatchReader(store, normalisation, PATCH),
+        reader=PatchReader(store, Normalisation(channels=(scaling,)), PATCH),
         sampler=PatchSampler(index, cases, PATCH, OVERSAMPLED, seed=0, fold="0", end_of_batch=True),
         settings=settings,
         transforms=intensity_transforms(settings),
@@ -149,7 +168,7 @@ def our_batches(store: Any, normalisation: Any) -> Iterator[tuple[NDArray[Any], 
         yield batch.images.numpy(), batch.labels.numpy()
 
 
-def peer_batches(folder: Path) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def peer_batches(folder: Path) -> Batches:
     """Yield the same from nnU-Net's loader, its processes as its trainer starts them."""
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
     from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
@@ -181,7 +200,7 @@ def peer_batches(folder: Path) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         several._finish()
 
 
-def take(start: Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]], folder: Path) -> Taken:
+def take(start: Callable[[], Batches], folder: Path) -> Taken:
     """Take the batches of a run; the loader is started and ended here."""
     batches = start()
     samples, shares, started = [], [], 0.0
@@ -194,7 +213,7 @@ def take(start: Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]], folde
             shares.append(np.bincount(labels.astype(np.uint8).ravel()[::EVERY], minlength=CLASSES)[:CLASSES])
         seconds = time.perf_counter() - started
     finally:
-        batches.close()  # type: ignore[attr-defined]  # both are generators
+        batches.close()
     values = np.concatenate(samples)
     found = {f"p{q}": float(value) for q, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)}
     found |= {"mean": float(values.mean()), "std": float(values.std())}
@@ -209,8 +228,8 @@ def agree(own: Taken, theirs: Taken) -> str:
     shares = ", ".join(f"{100 * a:.1f}/{100 * b:.1f}" for a, b in zip(own.shares, theirs.shares, strict=True))
     mib = [taken.store_bytes / 2**20 for taken in (own, theirs)]
     return (
-        f"{own.patches_per_s:.1f}/{theirs.patches_per_s:.1f} patches/s after the warm-up; disk {mib[0]:.0f}/{mib[1]:.0f}"
-        f" MiB ({mib[0] / mib[1]:.2f}); over {BATCH * (WARM_UP + BATCHES)} patches: {listed}; classes {shares} %"
+        f"{own.patches_per_s:.1f}/{theirs.patches_per_s:.1f} patches/s after the warm-up; "
+        f"disk {mib[0]:.0f}/{mib[1]:.0f} MiB ({mib[0] / mib[1]:.2f}); over {BATCH * (WARM_UP + BATCHES)} patches: {listed}; classes {shares} %"
     )
 
 
