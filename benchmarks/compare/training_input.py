@@ -53,14 +53,14 @@ def loader() -> Pair:
 
 def share(folder: Path) -> None:
     """Write what both sides prepare their stores from: the CT and its labels at 1 mm."""
-    image, label = _at_one_mm()
+    image, label = at_one_mm()
     np.save(folder / "image.npy", image)
     np.save(folder / "label.npy", label)
 
 
 def prepare_ours(folder: Path) -> Callable[[], Taken]:
     image, label = np.load(folder / "image.npy"), np.load(folder / "label.npy")
-    store = _store_ours(folder / "ours", image, label)
+    store = store_ours(folder / "ours", image, label)
     return lambda: take(lambda: our_batches(store), folder / "ours")
 
 
@@ -69,7 +69,7 @@ def prepare_peer(folder: Path) -> Callable[[], Taken]:
     return lambda: take(lambda: peer_batches(folder / "peer"), folder / "peer")
 
 
-def _at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     from siccs_net.preprocessing.resample import resample_image, resampled_shape
     from siccs_net.preprocessing.resample_labels import resample_labels
 
@@ -78,7 +78,7 @@ def _at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return resample_image(image, shape, order=3), resample_labels(draw_labels(image), shape)
 
 
-def _store_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Any:
+def store_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Any:
     """Store the cases as preprocessing does, int16; return the store."""
     from siccs_net.io.store import PreparedCase, PreparedStore
     from siccs_net.preprocessing.statistics import measure
@@ -138,22 +138,31 @@ def _store_peer(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint
 
 
 def our_batches(store: Any) -> Batches:
-    """Yield images [b, c, z, y, x] and labels [b, z, y, x] without end."""
+    """Yield images [b, c, z, y, x] and labels [b, z, y, x], a few more than a run takes."""
+    from siccs_net.cli.process import keep_heap
+    from siccs_net.data.loader import load_batches
+
+    keep_heap()  # as siccs_train does
+    steps = [(0, number) for number in range(WARM_UP + BATCHES + 8 * WORKERS)]
+    for _, batch in load_batches(our_training(store), steps, workers=WORKERS):
+        yield batch.images.numpy(), batch.labels.numpy()
+
+
+def our_training(store: Any) -> Any:
+    """Return the batches of a training of ours."""
     from siccs_net.augment.intensity import intensity_transforms
     from siccs_net.augment.settings import NNUNET
     from siccs_net.augment.spatial import resolve_rotation
-    from siccs_net.cli.process import keep_heap
     from siccs_net.data.foreground import ForegroundIndex
-    from siccs_net.data.loader import PatchReader, TrainingBatches, load_batches
+    from siccs_net.data.loader import PatchReader, TrainingBatches
     from siccs_net.data.sampling import PatchSampler
     from siccs_net.records.statistics import ChannelScaling, Normalisation
 
     scaling = ChannelScaling(scheme="ct", lower=LOWEST, upper=HIGHEST, mean=MEAN, std=DEVIATION)
-    keep_heap()  # as siccs_train does
     cases = tuple(f"case_{number}" for number in range(len(FLIPS)))
     settings = resolve_rotation(NNUNET, PATCH)
     index = ForegroundIndex(store, cases, CLASSES)
-    batches = TrainingBatches(
+    return TrainingBatches(
         reader=PatchReader(store, Normalisation(channels=(scaling,)), PATCH),
         sampler=PatchSampler(index, cases, PATCH, OVERSAMPLED, seed=0, fold="0", end_of_batch=True),
         settings=settings,
@@ -163,9 +172,6 @@ def our_batches(store: Any) -> Batches:
         batch_size=BATCH,
         iterations=1 << 20,
     )
-    steps = [(0, number) for number in range(WARM_UP + BATCHES + 8 * WORKERS)]
-    for _, batch in load_batches(batches, steps, workers=WORKERS):
-        yield batch.images.numpy(), batch.labels.numpy()
 
 
 def peer_batches(folder: Path) -> Batches:
@@ -229,7 +235,8 @@ def agree(own: Taken, theirs: Taken) -> str:
     mib = [taken.store_bytes / 2**20 for taken in (own, theirs)]
     return (
         f"{own.patches_per_s:.1f}/{theirs.patches_per_s:.1f} patches/s after the warm-up; "
-        f"disk {mib[0]:.0f}/{mib[1]:.0f} MiB ({mib[0] / mib[1]:.2f}); over {BATCH * (WARM_UP + BATCHES)} patches: {listed}; classes {shares} %"
+        f"disk {mib[0]:.0f}/{mib[1]:.0f} MiB ({mib[0] / mib[1]:.2f}); "
+        f"over {BATCH * (WARM_UP + BATCHES)} patches: {listed}; classes {shares} %"
     )
 
 
