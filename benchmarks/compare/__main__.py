@@ -11,10 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.compare import commands, networks, volumes
+from benchmarks.compare import commands, networks, training_input, volumes
 from benchmarks.compare.harness import Measured, Stage, measure
 
-STAGES: dict[str, Stage] = {stage.name: stage for room in (volumes, networks, commands) for stage in room.STAGES}
+ROOMS = (volumes, networks, training_input, commands)
+STAGES: dict[str, Stage] = {stage.name: stage for room in ROOMS for stage in room.STAGES}
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "compare.json"
 
 

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
+from siccs_net.augment.interpolation import mixed
 from siccs_net.augment.settings import AugmentationSettings, Range
+from siccs_net.augment.smoothing import smooth
 
 Sample = NDArray[np.float32]
 Parameters = TypeVar("Parameters")
@@ -59,7 +60,9 @@ class GaussianNoise(DrawnTransform):
     def apply(self, image: Sample, parameters: tuple[float, int]) -> Sample:
         std, seed = parameters
         noise = np.random.Generator(np.random.SFC64(seed)).standard_normal(image.shape, dtype=np.float32)
-        return image + np.float32(std) * noise
+        noise *= np.float32(std)
+        noise += image
+        return noise
 
 
 class GaussianSmoothing(DrawnTransform):
@@ -74,8 +77,7 @@ class GaussianSmoothing(DrawnTransform):
         return z, y, x
 
     def apply(self, image: Sample, parameters: tuple[float, float, float]) -> Sample:
-        sigmas = parameters[-(image.ndim - 1) :]
-        return np.stack([gaussian_filter(channel, sigmas, truncate=4.0) for channel in image])
+        return smooth(image, parameters[-(image.ndim - 1) :])
 
 
 class FactorTransform(DrawnTransform):
@@ -107,7 +109,10 @@ class Contrast(FactorTransform):
         axes = tuple(range(1, image.ndim))
         mean = image.mean(axes, keepdims=True)
         lowest, highest = image.min(axes, keepdims=True), image.max(axes, keepdims=True)
-        stretched: Sample = np.clip((image - mean) * np.float32(parameters) + mean, lowest, highest)
+        stretched: Sample = image - mean
+        stretched *= np.float32(parameters)
+        stretched += mean
+        np.clip(stretched, lowest, highest, out=stretched)
         return stretched
 
 
@@ -131,21 +136,24 @@ class Gamma(FactorTransform):
         self.keep_statistics = keep_statistics
 
     def apply(self, image: Sample, parameters: float) -> Sample:
-        sign = np.float32(-1 if self.inverted else 1)
-        curved = self._curve(image * sign, parameters)
+        axes = tuple(range(1, image.ndim))
+        curved = self._curve(-image if self.inverted else image, parameters)
         if self.keep_statistics:
-            axes = tuple(range(1, image.ndim))
-            deviation = np.maximum(curved.std(axes, keepdims=True), np.float32(1e-7))
-            mean, wanted = (image * sign).mean(axes, keepdims=True), image.std(axes, keepdims=True)
-            curved = (curved - curved.mean(axes, keepdims=True)) * (wanted / deviation) + mean
-        result: Sample = curved * sign
-        return result
+            mean, wanted = image.mean(axes, keepdims=True), image.std(axes, keepdims=True)
+            curved -= curved.mean(axes, keepdims=True)
+            curved *= wanted / np.maximum(curved.std(axes, keepdims=True), np.float32(1e-7))
+            curved += -mean if self.inverted else mean
+        return np.negative(curved, out=curved) if self.inverted else curved
 
     def _curve(self, image: Sample, parameters: float) -> Sample:
         axes = tuple(range(1, image.ndim))
         lowest = image.min(axes, keepdims=True)
         extent = np.maximum(image.max(axes, keepdims=True) - lowest, np.float32(1e-7))
-        curved: Sample = ((image - lowest) / extent) ** np.float32(parameters) * extent + lowest
+        curved: Sample = image - lowest
+        curved /= extent
+        np.power(curved, np.float32(parameters), out=curved)
+        curved *= extent
+        curved += lowest
         return curved
 
 
@@ -180,8 +188,7 @@ def _coarsened(image: Sample, axis: int, coarse: int) -> Sample:
     lower = np.minimum(place.astype(int), max(coarse - 2, 0))
     upper = np.minimum(lower + 1, coarse - 1)
     weight = (place - lower).astype(np.float32).reshape([-1 if number == axis else 1 for number in range(image.ndim)])
-    result: Sample = picked.take(lower, axis) * (1 - weight) + picked.take(upper, axis) * weight
-    return result
+    return mixed(picked.take(lower, axis), picked.take(upper, axis), weight)
 
 
 class PerChannel(DrawnTransform):
@@ -203,7 +210,7 @@ class PerChannel(DrawnTransform):
             if rng.random() < self.channel_probability:
                 channel = self.transform.apply(channel, self.transform.draw(rng))
             channels.append(channel)
-        return np.concatenate(channels)
+        return channels[0] if len(channels) == 1 else np.concatenate(channels)
 
 
 class Foreign:

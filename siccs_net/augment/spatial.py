@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.augment.interpolation import sample_linear, sample_nearest
+from siccs_net.augment.interpolation import sample, sample_nearest
 from siccs_net.augment.settings import AugmentationSettings
 
 FLAT_ABOVE = 3.0
@@ -47,8 +47,8 @@ class SpatialParameters:
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Turn a footprint, image [c, *spatial] and label [*spatial], into the patch. Outside is 0."""
         if self.matrix is not None:
-            image = np.stack([sample_linear(channel, self.matrix, patch_size) for channel in image])
-            label = sample_nearest(label, self.matrix, patch_size)
+            channels, (label,) = sample(list(image), [label], self.matrix, patch_size)
+            image = channels[0][None] if len(channels) == 1 else np.stack(channels)
         if self.mirror:
             label = np.flip(label, self.mirror)
             image = np.flip(image, tuple(axis + 1 for axis in self.mirror))

@@ -6,6 +6,7 @@ A batch is a pure function of (epoch, iteration), so the number of workers chang
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,6 +218,30 @@ def load_batches(
     finally:
         if workers:
             _end_workers(iterator)
+
+
+class Waited(Iterator[tuple[Step, Batch]]):
+    """Batches as they come, with the seconds that this process waited for them; `close` closes what makes them."""
+
+    def __init__(self, batches: Generator[tuple[Step, Batch], None, None]) -> None:
+        self._batches = batches
+        self._seconds = 0.0
+
+    def __next__(self) -> tuple[Step, Batch]:
+        started = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self._seconds += time.monotonic() - started
+
+    def take_seconds(self) -> float:
+        """Return the seconds waited since this was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def close(self) -> None:
+        """End the workers."""
+        self._batches.close()
 
 
 def _in_order(

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from siccs_net.data.loader import Batch
+from siccs_net.data.loader import Batch, Waited
 from siccs_net.errors import Interrupted, TrainingError, UsageError
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
@@ -51,11 +51,11 @@ class Trainer(TrainerSteps):
         with Interrupts() as interrupts, applied(self.numerics):
             self._build()
             progress = self._restore(found)
-            with contextlib.closing(self._batches(progress)) as batches:
+            with contextlib.closing(Waited(self._batches(progress))) as batches:
                 while progress.epoch < self.config.epochs and not self._stop_file(progress):
                     started = time.monotonic()
                     self._train_epoch(progress, batches, interrupts)
-                    entry = self._epoch_entry(progress, time.monotonic() - started)
+                    entry = self._epoch_entry(progress, time.monotonic() - started, batches.take_seconds())
                     progress = self._finish_epoch(progress, entry)
                     self._stop_if(interrupts)
             return self._write_model(progress)
@@ -126,8 +126,11 @@ class Trainer(TrainerSteps):
             self._log = EpochLog(self.task.run.log, progress.log_bytes)
         return progress
 
-    def _epoch_entry(self, progress: state.Progress, seconds: float) -> dict[str, Any]:
-        """Return the epoch's line of the log. Raises TrainingError when its loss is not finite."""
+    def _epoch_entry(self, progress: state.Progress, seconds: float, waited: float) -> dict[str, Any]:
+        """Return the epoch's line of the log; `waited` of the seconds of training went by until batches came.
+
+        Raises TrainingError when the loss is not finite.
+        """
         entry: dict[str, Any] = {"epoch": progress.epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         means = self._devices.mean({name: progress.mean(name) for name in progress.running})
         entry |= {name if name == "loss" else f"loss_{name}": value for name, value in means.items()}
@@ -140,7 +143,7 @@ class Trainer(TrainerSteps):
         last = progress.epoch + 1 == self.config.epochs
         if last or (progress.epoch + 1) % self.config.validate_every == 0:
             entry |= self._validate()
-        return {**entry, "seconds": round(seconds, 3)}
+        return {**entry, "seconds": round(seconds, 3), "data_wait": round(waited / max(seconds, 1e-9), 4)}
 
     def _save(self, progress: state.Progress) -> None:
         if self._devices.count > 1:

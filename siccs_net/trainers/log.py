@@ -65,7 +65,8 @@ def describe_epoch(fold: str, epochs: int, entry: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {'none' if value is None else format(value, '.3f')}" for name, value in dice.items())
     validated = f", validation Dice {listed}" if dice else ""
     place = f"fold {fold} epoch {entry['epoch'] + 1}/{epochs}"
-    return f"{place}: loss {entry['loss']:.4f}{validated}, {entry['seconds']:.1f} s"
+    waited = f" ({entry['data_wait']:.0%} waiting for data)" if "data_wait" in entry else ""
+    return f"{place}: loss {entry['loss']:.4f}{validated}, {entry['seconds']:.1f} s{waited}"
 
 
 def progress_bar(title: str, total: int, done: int, *, shown: bool) -> tqdm[Any]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, map_coordinates
 
-from siccs_net.augment.interpolation import sample_linear, sample_nearest
+from siccs_net.augment.interpolation import sample, sample_linear, sample_nearest
 from siccs_net.augment.settings import AugmentationSettings
 from siccs_net.augment.spatial import SpatialParameters, draw_spatial
 from siccs_net.data.loader import PatchReader, TrainingBatches
@@ -185,6 +185,20 @@ def test_views_are_interpolated_as_copies():
     copy = np.ascontiguousarray(view)
     assert np.array_equal(sample_linear(view, matrix, (5, 6, 7)), sample_linear(copy, matrix, (5, 6, 7)))
     assert np.array_equal(sample_nearest(view, matrix, (5, 6, 7)), sample_nearest(copy, matrix, (5, 6, 7)))
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_arrays_that_share_their_places_are_interpolated_as_alone(turned):
+    rng = np.random.default_rng(0)
+    matrix = np.diag([0.8, 1.1, 0.9])
+    if turned:
+        matrix[0, 1] = 0.2
+    images = [rng.normal(size=(9, 60, 70)).astype(np.float32) for _ in range(2)]
+    label = rng.integers(0, 5, (9, 60, 70)).astype(np.uint8)
+    drawn, (named,) = sample(images, [label], matrix, (8, 70, 61))
+    for image, patch in zip(images, drawn, strict=True):
+        assert np.array_equal(patch, sample_linear(image, matrix, (8, 70, 61)))
+    assert np.array_equal(named, sample_nearest(label, matrix, (8, 70, 61)))
 
 
 def test_a_turned_patch_lies_inside_its_case_as_a_plain_one_does():

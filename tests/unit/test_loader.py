@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from siccs_net.augment.settings import AugmentationSettings
-from siccs_net.data.loader import PatchReader, TrainingBatches, load_batches
+from siccs_net.data.loader import PatchReader, TrainingBatches, Waited, load_batches
 from siccs_net.data.sampling import PatchSampler, Place
 from siccs_net.errors import TrainingError
 from siccs_net.records.statistics import ChannelScaling, Normalisation
@@ -135,3 +135,21 @@ def test_a_killed_worker_is_an_error_that_names_the_cases_in_work():
     with pytest.raises(TrainingError, match=r"a loader worker died.*Cases in work: one, two.*workers=0"):
         list(load_batches(_batches(_DiesAlone()), STEPS, workers=1))
     assert time.monotonic() - started < 20
+
+
+def _slow_batches(pause):
+    for step in STEPS:
+        time.sleep(pause)
+        yield step, None
+
+
+def test_the_time_waited_for_batches_is_theirs_alone():
+    batches = Waited(_slow_batches(0.02))
+    started = time.monotonic()
+    for _ in zip(batches, range(3), strict=False):
+        time.sleep(0.05)
+    whole = time.monotonic() - started
+    assert 0.06 <= batches.take_seconds() <= whole - 3 * 0.05
+    assert batches.take_seconds() == 0.0
+    batches.close()
+    assert list(batches) == []

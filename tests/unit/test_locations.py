@@ -79,6 +79,35 @@ def test_views_are_written_in_their_own_order(tmp_path):
     assert [found.voxel(3, number) for number in range(5)] == list(map(tuple, np.argwhere(label == 3)[:5].tolist()))
 
 
+@pytest.mark.parametrize(
+    ("runs", "shape"),
+    [
+        ([(3, 1), (70_000, 2), (300, 1), (255, 0), (256, 2), (65_281, 1), (0, 0), (1, 2)], (1, 1, -1)),
+        ([(90_000, 0), (1, 1), (200_000, 0), (600, 1), (510, 2)], (1, 1, -1)),
+        ([(1, 1), (2, 0)] * 400 + [(256 * 255 + 255, 0), (255, 1), (256 * 256, 0), (1, 1)], (1, 1, -1)),
+        ([(7, 1)], (1, 7, 1)),
+    ],
+)
+def test_long_and_short_gaps_and_runs(tmp_path, runs, shape):
+    """The file counts in bytes: pages of 256 voxels for long gaps, pieces of 255 for long runs."""
+    label = np.repeat([value for _, value in runs], [count for count, _ in runs]).astype(np.uint8).reshape(shape)
+    write_locations(tmp_path / "v", label, "x" * 64)
+    found = read_locations(tmp_path / "v", "x" * 64)
+    for value in found.counts:
+        expected = np.flatnonzero(label == value)
+        assert found.counts[value] == len(expected)
+        for number in {*range(0, len(expected), 997), *range(min(len(expected), 300)), len(expected) - 1}:
+            assert np.ravel_multi_index(found.voxel(value, number), label.shape) == expected[number]
+    assert set(found.counts) == {value for count, value in runs if value and count}
+
+
+def test_a_lung_takes_a_fraction_of_its_voxels_flat_indices(tmp_path):
+    z, y, x = np.ogrid[:64, :128, :128]
+    label = (((z - 32) / 30) ** 2 + ((y - 64) / 50) ** 2 + ((x - 64) / 40) ** 2 < 1).astype(np.uint8)
+    write_locations(tmp_path / "v", label, "x" * 64)
+    assert (tmp_path / "v").stat().st_size < 4 * label.sum() / 20
+
+
 def test_draws_are_uniform_over_all_voxels_and_regions_are_unions(store):
     label = np.zeros((1, 1, 40), np.uint8)
     label[..., :30], label[..., 30:36] = 1, 2

@@ -18,7 +18,7 @@ from scipy import ndimage
 import siccs_net as sn
 from siccs_net.errors import EnvironmentProblem, ImageError
 from siccs_net.geometry import canonical_affine
-from siccs_net.io import files, gunzip, image, locations, memory, store
+from siccs_net.io import files, gunzip, image, memory, store
 from siccs_net.io.image import read_case, read_image
 from siccs_net.io.memory import workers_that_fit
 from siccs_net.io.store import PreparedStore
@@ -152,17 +152,6 @@ def test_the_bodys_components_are_those_of_scipy(shape: Any, share: float, seed:
     boxes = [box for box, kept in zip(ndimage.find_objects(components), large, strict=True) if kept]
     spans = zip(*boxes, strict=True)
     assert found == [slice(min(s.start for s in span), max(s.stop for s in span)) for span in spans]
-
-
-@pytest.mark.parametrize("ignored", [False, True])
-def test_places_of_classes_are_found_piece_by_piece(ignored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locations, "_VOXELS_TOGETHER", 50)
-    flat = np.random.default_rng(0).choice([0, 0, 0, 1, 3, 255 if ignored else 0], 1234).astype(np.uint8)
-    found, count = locations._find_classes(flat)
-    assert count == np.count_nonzero(flat == 255)
-    assert sorted(found) == ([0, 1, 3] if ignored else [1, 3])
-    for value, parts in found.items():
-        assert np.array_equal(np.concatenate(parts), np.flatnonzero(flat == value))
 
 
 @pytest.mark.parametrize(("dimension", "shape"), [(3, (1, 130, 40, 70)), (3, (2, 70, 33, 64)), (2, (1, 5, 300, 300))])
