@@ -325,7 +325,6 @@ def share_weights(folder: Path) -> None:
     import torch
 
     from benchmarks.resample import draw_labels
-    from siccs_net.networks.build import build_network
     from siccs_net.preprocessing.resample import resample_image, resampled_shape
     from siccs_net.preprocessing.resample_labels import resample_labels
 
@@ -338,11 +337,33 @@ def share_weights(folder: Path) -> None:
     labels = resample_labels(draw_labels(image), shape)[patch]
     folds = []
     for seed in range(2):
-        torch.manual_seed(seed)
-        network = build_network(small_network()).eval()
+        network = draw_network(seed)
         fit_head(network, torch.from_numpy(np.ascontiguousarray(shown, np.float32)), torch.from_numpy(labels))
         folds.append(network.state_dict())
     torch.save(folds, folder / WEIGHTS)
+
+
+def draw_network(seed: int) -> Any:
+    """Return the small network with random weights that do not lose the density on the way.
+
+    The stem's convolution takes means of 3×3×3 voxels with a bias, without which its norm would keep no more than
+    their sign; the last upsampling gives the same features to all voxels that it makes of one.
+    """
+    import torch
+
+    from siccs_net.networks.build import build_network
+
+    torch.manual_seed(seed)
+    network = build_network(small_network()).eval()
+    with torch.no_grad():
+        stem = network.stem[0]
+        means = 2 * torch.randn(len(stem.bias), 1, 1, 1, 1) / 27
+        stem.weight.zero_()
+        stem.weight[..., 2:5, 2:5, 2:5] = means
+        stem.bias.normal_()
+        up = network.head.up.weight
+        up.copy_(up[:, :, :1, :1, :1].expand_as(up))
+    return network
 
 
 def fit_head(network: Any, image: Any, labels: Any) -> None:
@@ -350,17 +371,21 @@ def fit_head(network: Any, image: Any, labels: Any) -> None:
     import torch
 
     conv = network.head.conv
+    seen: list[Any] = []
+    hook = conv.register_forward_pre_hook(lambda module, given: seen.append(given[0][0]))
     with torch.inference_mode():
-        seen: list[Any] = []
-        hook = conv.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
         network(image[None, None])
-        hook.remove()
-        windows = seen[0][0].unfold(1, 3, 2).unfold(2, 3, 2).unfold(3, 3, 2)  # every second voxel but the border
-        rows = windows.permute(1, 2, 3, 0, 4, 5, 6).flatten(0, 2).flatten(1).double()
-        wanted = torch.nn.functional.one_hot(labels[1:-1:2, 1:-1:2, 1:-1:2].flatten().long(), conv.out_channels)
+    hook.remove()
+    gram, moment = 0.0, 0.0
+    for z in range(1, len(labels) - 1):  # plane by plane: a row a voxel has hundreds of numbers
+        windows = seen[0][:, z - 1 : z + 2].unfold(2, 3, 1).unfold(3, 3, 1)  # [channel, z, y, x, 3, 3]
+        rows = windows.permute(2, 3, 0, 1, 4, 5).flatten(0, 1).flatten(1).double()
         rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
-        gram = rows.T @ rows + 1e-6 * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
-        solution = torch.linalg.solve(gram, rows.T @ (2.0 * wanted.double() - 1)).T
+        wanted = torch.nn.functional.one_hot(labels[z, 1:-1, 1:-1].flatten().long(), conv.out_channels)
+        gram = gram + rows.T @ rows
+        moment = moment + rows.T @ (2.0 * wanted.double() - 1)
+    ridge = 1e-8 * torch.trace(gram) * torch.eye(len(gram), dtype=torch.float64)
+    solution = torch.linalg.solve(gram + ridge, moment).T
     with torch.no_grad():
         conv.weight.copy_(solution[:, :-1].reshape(conv.weight.shape))
         conv.bias.copy_(solution[:, -1])

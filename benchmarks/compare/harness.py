@@ -118,9 +118,7 @@ def _take_turns(stage: Stage, folder: Path, turns: int) -> dict[str, list[float]
     return seconds
 
 
-def _summary(
-    stage: Stage, agreement: Agreement, mib: dict[str, float], seconds: dict[str, list[float]]
-) -> Measured:
+def _summary(stage: Stage, agreement: Agreement, mib: dict[str, float], seconds: dict[str, list[float]]) -> Measured:
     ours_s, peer_s = (statistics.median(seconds[side]) for side in SIDES)
     ratios = [theirs / own for own, theirs in zip(seconds["ours"], seconds["peer"], strict=True)]
     row = Row(

@@ -81,7 +81,8 @@ def _figures(target: Target, row: dict[str, Any], details: dict[str, Any]) -> st
 
 
 def _target(name: str, target: Target, results: Results) -> str:
-    time = "" if target.times is None else f"{target.times:g}×" + ("" if target.aim is None else f", aim {target.aim:g}×")
+    aim = "" if target.aim is None else f", aim {target.aim:g}×"
+    time = "" if target.times is None else f"{target.times:g}×{aim}"
     memory = "" if target.memory is None else f"{target.memory:g}× less"
     if target.mib is not None:
         memory = f"≤ {target.mib:.0f} MiB"
