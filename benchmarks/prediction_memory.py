@@ -20,10 +20,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compare import cases
 from benchmarks.compare.data import ONE_MM, SCAN
 from benchmarks.compare.harness import Run, Stage
+from benchmarks.compare.prediction import masks_agree, our_model
 from benchmarks.compare.sides import SideProcess, run_apart
+from benchmarks.compare.weights import share_weights
 from siccs_net.preprocessing.resample import resampled_shape
 
 MIB = 2**20
@@ -41,7 +42,7 @@ class Prediction:
         from siccs_net.pipeline.predict import predict_scans
         from siccs_net.pipeline.scans import Scan
 
-        model = cases.our_model(folder)
+        model = our_model(folder)
 
         def run() -> None:
             (outcome,) = predict_scans(model, [Scan("scan", (self.scan,))], folder / "masks", overwrite=True)
@@ -60,7 +61,7 @@ def main() -> int:
     rests = []
     with tempfile.TemporaryDirectory(prefix="siccs_memory_") as name:
         folder = Path(name)
-        run_apart(cases.share_weights, folder)
+        run_apart(share_weights, folder)
         for times in args.slices:
             scan = folder / f"repeated_{times}.nii.gz"
             input_mib, mask_mib, prepared_mib, shape = write_repeated(scan, times)
@@ -93,7 +94,7 @@ def repeat_slices(array: NDArray[Any], times: int) -> NDArray[Any]:
 def peak_mib(scan: Path, folder: Path) -> float:
     """Return the peak above the start of predicting one file, in a fresh process."""
     predict = Prediction(scan)
-    stage = Stage("prediction memory", "none", predict, predict, cases.masks_agree)
+    stage = Stage("prediction memory", "none", predict, predict, masks_agree)
     with SideProcess(stage, "ours", folder) as process:
         return process.memory(folder / "nothing.pickle")
 

@@ -39,6 +39,6 @@ class ShareEqual:
     def __call__(self, ours: NDArray[Any], peer: NDArray[Any]) -> Agreement:
         if ours.shape != peer.shape:
             return Agreement(f"shapes {ours.shape} and {peer.shape} differ", False)
-        equal = np.count_nonzero(ours == peer)
+        equal = int(np.count_nonzero(ours == peer))
         text = f"{100 * equal / ours.size:.4f} % of voxels equal ({ours.size - equal} differ{self.why})"
         return Agreement(text, equal >= self.limit * ours.size)

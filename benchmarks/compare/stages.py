@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.compare import cases, commands, networks, volumes
+from benchmarks.compare import commands, networks, prediction, preprocessing, volumes
 from benchmarks.compare.harness import Stage
 
-ROOMS = (volumes, cases, networks, commands)
+ROOMS = (volumes, preprocessing, prediction, networks, commands)
 """Modules with STAGES; a new one is added here."""
 STAGES: dict[str, Stage] = {stage.name: stage for room in ROOMS for stage in room.STAGES}

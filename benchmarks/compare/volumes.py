@@ -80,11 +80,11 @@ def share_logits(folder: Path) -> None:
 
 
 def our_export(folder: Path) -> Run:
-    from benchmarks.resample import our_export
+    from benchmarks.resample import our_export as export
 
     logits, native = np.load(folder / LOGITS), full_ct()[0].shape
-    our_export(np.ascontiguousarray(logits[:, :8]), (6, *native[1:]))
-    return lambda: our_export(logits, native)
+    export(np.ascontiguousarray(logits[:, :8]), (6, *native[1:]))
+    return lambda: export(logits, native)
 
 
 def their_export(folder: Path) -> Run:
