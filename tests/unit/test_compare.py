@@ -37,7 +37,7 @@ def slow(folder: Path) -> object:
     number = int((folder / "number").read_text())
 
     def run() -> tuple[int, str | None]:
-        time.sleep(0.05)
+        time.sleep(0.2)
         return number, os.environ.get("OMP_WAIT_POLICY")
 
     return run
@@ -82,8 +82,8 @@ def test_the_sides_run_apart_and_only_ours_is_set_up(monkeypatch: pytest.MonkeyP
     assert "OMP_WAIT_POLICY" not in os.environ
     assert found.agrees
     assert found.turns == 3
-    assert found.row.peer_s >= 0.05 > found.row.ours_s
-    assert found.lowest <= found.row.peer_s / max(found.row.ours_s, 1e-4) or found.lowest <= found.highest
+    assert found.row.peer_s >= 0.2 > found.row.ours_s
+    assert 1 < found.lowest <= found.highest
     assert set(found.row.as_dict()) == KEYS
 
 
