@@ -51,12 +51,25 @@ def make_page(results: Results) -> str:
     text += [_figures(TARGETS[name], results.rows[name], results.details[name]) for name in _measured(results)]
     text.append("\n## Targets\n\n| stage | time, at least | memory | agreement asked for | |\n|---|---|---|---|---|\n")
     text += [_target(name, target, results) for name, target in TARGETS.items()]
+    text += _notes(results)
     text.append(METHOD)
     return "".join(text)
 
 
 def _measured(results: Results) -> list[str]:
     return [name for name in TARGETS if name in results.rows]
+
+
+def _notes(results: Results) -> list[str]:
+    """Return what limits the stages that fall short, a paragraph each."""
+    return [f"\n`{name}`: {TARGETS[name].note}\n" for name in _measured(results) if _short(name, results)]
+
+
+def _short(name: str, results: Results) -> bool:
+    target = TARGETS[name]
+    return bool(target.note) and verdict(target, results.rows[name], agrees=results.details[name]["agrees"]).startswith(
+        ("**short**", "met (")
+    )
 
 
 def _machine(machine: dict[str, str]) -> str:

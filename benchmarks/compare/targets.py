@@ -10,7 +10,8 @@ from typing import Any
 class Target:
     """What a stage is in words, the least ratio of times and of memories, the most memory, and the agreement asked for.
 
-    `mib` limits our own peak above the start; `aim` is the ratio of times that is hoped for beyond the least.
+    `mib` limits our own peak above the start; `aim` is the ratio of times that is hoped for beyond the least. `note`
+    says what limits the stage and what was tried; the page shows it where the stage falls short.
     """
 
     what: str
@@ -19,6 +20,7 @@ class Target:
     memory: float | None = None
     mib: float | None = None
     aim: float | None = None
+    note: str = ""
 
 
 EXPORTED_MASK_MIB = 184 * 366 * 512 / 2**20

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     assert "| `read` | 1.5× |  | every voxel | not measured |" in made
     assert "P (AVX2), 2 cores, 24 GiB; torch 2.13.0" in made
     assert page.make_page(results.read(tmp_path / "none")).count("not measured") == len(TARGETS)
+
+
+def test_what_limits_a_stage_is_said_where_it_falls_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("help", "export"):
+        monkeypatch.setitem(TARGETS, name, replace(TARGETS[name], note=f"limit of {name}"))
+    results.merge([row("help", 54.0), row("export", 39.0)], MACHINE, list(TARGETS), tmp_path)
+    made = page.make_page(results.read(tmp_path))
+    assert "\n`export`: limit of export\n" in made
+    assert "limit of help" not in made
 
 
 def test_the_committed_page_is_made_from_the_committed_results() -> None:
