@@ -33,7 +33,8 @@ METHOD = """
   plan also crops to the body. nnU-Net clips before it resamples and we when a patch is read, so the bounds are the
   scan's own extremes. We store HU rounded to whole numbers, nnU-Net normalised float32.
 - `predict`: nnU-Net's predictor without its worker processes, which a single scan would only pay for. The network has
-  not been trained: its last layer is fitted to classes drawn by density.
+  not been trained: its last layer is fitted to classes drawn by density. nnU-Net adds up tiles in half precision,
+  which is where most of the voxels that differ come from.
 - `surface`: MONAI computes distances in float64 and rounds them, the rank of the 95th percentile and its results to
   float32. The agreement is with MONAI's own edges and distances before that.
 """
