@@ -65,8 +65,22 @@ class PlainBlock(nn.Module):
         return x + block.project(hidden).movedim(-1, 1)
 
 
+class PlainMerge(nn.Module):
+    """A skip connection joined to the decoder's features before the pointwise convolution of both."""
+
+    def __init__(self, merge: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = merge.weight, merge.bias
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        joined = torch.cat([one, other], 1).movedim(1, -1)
+        return nn.functional.linear(joined, self.weight, self.bias).movedim(-1, 1)
+
+
 def make_plain(network: nn.Module) -> nn.Module:
-    """Replace every block in place."""
+    """Replace every block, merge and downsampling in place."""
+    for number, (down, merge) in enumerate(zip(network.down, network.merge, strict=True)):
+        network.down[number], network.merge[number] = nn.Sequential(*down), PlainMerge(merge)
     for level in (*network.encoder, *network.decoder):
         for number, block in enumerate(level):
             level[number] = PlainBlock(block)

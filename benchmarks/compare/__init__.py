@@ -1,1 +1,1 @@
-"""Every stage of ours beside the peer's, alternately in one run: seconds, peak memory, ratio, agreement."""
+"""Every stage of ours beside the peer's: seconds by turns, peak memory in fresh processes, agreement of the answers."""

@@ -1,4 +1,7 @@
-"""Stages that are commands: help, and planning with preprocessing of Dataset501. Peer: nnU-Net's commands."""
+"""Stages that are commands: help, and planning with preprocessing of Dataset501. Peer: nnU-Net's commands.
+
+Memory is that of all processes of the command together.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,23 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
+from benchmarks.compare.agreement import Agreement
 from benchmarks.compare.data import DATASET501
-from benchmarks.compare.harness import ChildRun, Pair, Stage
+from benchmarks.compare.harness import Run, Stage
 
 BIN = Path(sys.executable).parent
 PROCESSES = "2"
 
 
-def run(*command: str, **environment: str) -> ChildRun:
-    """Run a command and return its peak memory. Raises RuntimeError with the end of what it printed."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
-        _, status, used = os.wait4(process.pid, 0)
-        output.seek(0)
-        said = output.read().decode(errors="replace")
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: {said[-500:]}")
-    return ChildRun(used.ru_maxrss / 1024)
-
-
-def help_text() -> Pair:
-    return Pair(
-        lambda: run(str(BIN / "siccs_train"), "--help"),
-        lambda: run(str(BIN / "nnUNetv2_train"), "--help", **_folders(Path(tempfile.gettempdir()))),
-        lambda *_: "not compared",
+def call(*command: str, **environment: str) -> None:
+    """Run a command. Raises RuntimeError with the end of what it printed."""
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout.decode(errors='replace')[-500:]}")
 
 
 def _folders(root: Path) -> dict[str, str]:
@@ -42,29 +33,47 @@ def _folders(root: Path) -> dict[str, str]:
     return {name: str(path) for name, path in names.items()}
 
 
-def plan_and_preprocess() -> Pair:
-    root = Path(tempfile.mkdtemp(prefix="siccs_compare_"))
-    common = ("-d", "501", "-c", "2d", "-np", PROCESSES)
+def our_help(folder: Path) -> Run:
+    return lambda: call(str(BIN / "siccs_train"), "--help")
 
-    def ours() -> ChildRun:
-        shutil.rmtree(root / "ours", ignore_errors=True)
-        command = (str(BIN / "siccs_plan_and_preprocess"), *common, "--workspace", str(root / "ours"))
-        return run(*command, nnUNet_raw=str(DATASET501.parent))
 
-    def peer() -> ChildRun:
-        shutil.rmtree(root / "pp", ignore_errors=True)
-        command = (str(BIN / "nnUNetv2_plan_and_preprocess"), *common, "-npfp", PROCESSES)
-        return run(*command, **_folders(root))
+def their_help(folder: Path) -> Run:
+    return lambda: call(str(BIN / "nnUNetv2_train"), "--help", **_folders(folder))
 
-    def count(*_: Any) -> str:
-        own = len(list((root / "ours").glob("preprocessed/*/convnext_2d/*_seg.b2nd")))
-        theirs = len(list((root / "pp").glob("*/nnUNetPlans_2d/*_seg.b2nd")))
-        return f"{own} and {theirs} cases prepared"
 
-    return Pair(ours, peer, count)
+def _not_compared(ours: None, peer: None) -> Agreement:
+    return Agreement("two texts, not compared")
+
+
+def our_planning(folder: Path) -> Run:
+    workspace = folder / "ours"
+    command = (str(BIN / "siccs_plan_and_preprocess"), "-d", "501", "-c", "2d", "-np", PROCESSES)
+
+    def run() -> int:
+        shutil.rmtree(workspace, ignore_errors=True)
+        call(*command, "--workspace", str(workspace), nnUNet_raw=str(DATASET501.parent))
+        return len(list(workspace.glob("preprocessed/*/convnext_2d/*_seg.b2nd")))
+
+    return run
+
+
+def their_planning(folder: Path) -> Run:
+    prepared = folder / "pp"
+    command = (str(BIN / "nnUNetv2_plan_and_preprocess"), "-d", "501", "-c", "2d")
+
+    def run() -> int:
+        shutil.rmtree(prepared, ignore_errors=True)
+        call(*command, "-np", PROCESSES, "-npfp", PROCESSES, **_folders(folder))
+        return len(list(prepared.glob("*/nnUNetPlans_2d/*_seg.b2nd")))
+
+    return run
+
+
+def _same_count(own: int, theirs: int) -> Agreement:
+    return Agreement(f"{own} and {theirs} cases prepared", own == theirs > 0)
 
 
 STAGES = (
-    Stage("plan_and_preprocess", "nnU-Net", plan_and_preprocess),
-    Stage("help", "nnU-Net", help_text),
+    Stage("plan_and_preprocess", "nnU-Net", our_planning, their_planning, _same_count),
+    Stage("help", "nnU-Net", our_help, their_help, _not_compared),
 )

@@ -1,70 +1,80 @@
-"""Stages of the ConvNeXt V2 U-Net with the paper's widths. Peer: the same network in plain PyTorch modules."""
+"""Stages of the ConvNeXt V2 U-Net with the paper's widths. Peer: the same network in plain PyTorch modules.
+
+The plain network runs in contiguous memory with the default allocator; one stage gives it channels-last memory.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.compare.data import largest_difference
-from benchmarks.compare.harness import Pair, Stage
+from benchmarks.compare.agreement import Agreement, LargestDifference
+from benchmarks.compare.harness import Run, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 THREADS = 2
+WIDE, WHOLE, SMALL = (96, 96, 96), (40, 320, 320), (64, 64, 64)
+LOGITS_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-5
 
 
-def _networks(patch: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Return our network, the plain one with the same weights, and an image."""
+def _network(patch: tuple[int, ...], *, plain: bool) -> tuple[nn.Module, Tensor]:
+    """Return the network, the same numbers in both sides' processes, and an image."""
     import torch
 
     from benchmarks.expected_cost import paper_network
     from benchmarks.train_step import make_plain
-    from siccs_net.cli.process import keep_heap
     from siccs_net.networks.build import build_network
 
-    keep_heap()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    ours, plain = build_network(paper_network()), build_network(paper_network())
-    for parameter in ours.parameters():
+    network = build_network(paper_network())
+    for _, parameter in sorted(network.named_parameters()):
         torch.nn.init.normal_(parameter, std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
-    plain.load_state_dict(ours.state_dict())
-    return ours, make_plain(plain), torch.randn(1, 1, *patch)
+    return make_plain(network) if plain else network, torch.randn(1, 1, *patch)
 
 
-def forward(patch: tuple[int, ...], *, channels_last: bool = False) -> Pair:
+def forward(patch: tuple[int, ...], plain: bool, folder: Path) -> Run:
+    """Prepare one forward pass."""
     import torch
 
     from benchmarks.train_step import memory
 
-    ours, plain, image = _networks(patch)
-    ours.eval()
-    plain.eval()
+    network, image = _network(patch, plain=plain)
+    network.eval()
 
-    def run(network: Any, fast: bool) -> Any:
-        with torch.inference_mode(), memory(channels_last=fast):
+    def run() -> Any:
+        with torch.inference_mode(), memory(channels_last=not plain):
             return network(image).numpy()
 
-    return Pair(lambda: run(ours, True), lambda: run(plain, channels_last), largest_difference("in the logits"))
+    return run
 
 
-def training_step(patch: tuple[int, ...], *, channels_last: bool) -> Pair:
+def training_step(patch: tuple[int, ...], plain: bool, channels_last: bool, folder: Path) -> Run:
+    """Prepare one forward and backward pass; the result is the gradient by parameter name."""
     from benchmarks.train_step import memory
 
-    ours, plain, image = _networks(patch)
-    ours.train()
-    plain.train()
+    network, image = _network(patch, plain=plain)
+    network.train()
 
-    def run(network: Any, fast: bool) -> Any:
+    def run() -> dict[str, Any]:
         network.zero_grad(set_to_none=True)
-        with memory(channels_last=fast):
+        with memory(channels_last=channels_last):
             network(image).square().mean().backward()
         return {name: parameter.grad for name, parameter in network.named_parameters()}
 
-    def differ(own: dict[str, Any], theirs: dict[str, Any]) -> str:
-        import torch
+    return run
 
-        mine, other = (torch.cat([grad.flatten() for grad in grads.values()]) for grads in (own, _renamed(own, theirs)))
-        return f"gradient differs by {float((mine - other).norm() / other.norm()):.1e} of its norm"
 
-    return Pair(lambda: run(ours, True), lambda: run(plain, channels_last), differ)
+def gradients_agree(own: dict[str, Any], theirs: dict[str, Any]) -> Agreement:
+    """Compare two gradients by the norm of their difference."""
+    import torch
+
+    mine, other = (torch.cat([grad.flatten() for grad in grads.values()]) for grads in (own, _renamed(own, theirs)))
+    relative = float((mine - other).norm() / other.norm())
+    return Agreement(f"gradient differs by {relative:.1e} of its norm", relative <= GRADIENT_LIMIT)
 
 
 def _renamed(own: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -74,25 +84,20 @@ def _renamed(own: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return {name: by_name[name] for name in own}
 
 
-def forward_96() -> Pair:
-    return forward((96, 96, 96))
+def _forward_stage(name: str, patch: tuple[int, ...]) -> Stage:
+    ours, theirs = (functools.partial(forward, patch, plain) for plain in (False, True))
+    return Stage(name, "plain PyTorch", ours, theirs, LargestDifference("in the logits", LOGITS_LIMIT))
 
 
-def forward_whole() -> Pair:
-    return forward((40, 320, 320))
-
-
-def step() -> Pair:
-    return training_step((64, 64, 64), channels_last=False)
-
-
-def step_channels_last() -> Pair:
-    return training_step((64, 64, 64), channels_last=True)
+def _step_stage(name: str, peer: str, *, channels_last: bool) -> Stage:
+    ours = functools.partial(training_step, SMALL, False, True)
+    theirs = functools.partial(training_step, SMALL, True, channels_last)
+    return Stage(name, peer, ours, theirs, gradients_agree)
 
 
 STAGES = (
-    Stage("forward", "plain PyTorch", forward_96),
-    Stage("forward_320x320x40", "plain PyTorch", forward_whole, repeats=3),
-    Stage("training_step", "plain PyTorch", step),
-    Stage("training_step_channels_last", "plain PyTorch, channels last", step_channels_last),
+    _forward_stage("forward", WIDE),
+    _forward_stage("forward_320x320x40", WHOLE),
+    _step_stage("training_step", "plain PyTorch", channels_last=False),
+    _step_stage("training_step_channels_last", "plain PyTorch, channels last", channels_last=True),
 )

@@ -8,7 +8,6 @@ ranges. A run starts two workers, takes `WARM_UP` batches, then `BATCHES` more, 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.compare.agreement import Agreement
 from benchmarks.compare.data import full_ct
-from benchmarks.compare.harness import Pair, Stage
+from benchmarks.compare.harness import Stage
 from benchmarks.resample import CLASSES, draw_labels
 
 Batches = Generator[tuple[NDArray[Any], NDArray[Any]], None, None]
@@ -31,6 +31,8 @@ LOWEST, HIGHEST, MEAN, DEVIATION = -945.0, 236.0, -432.8, 263.6
 """Both normalise by these, of the labelled voxels of Dataset501, real labels: the drawn ones end at -300 HU."""
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (0,))
 PERCENTILES = (1, 25, 50, 75, 99)
+NEAR = 0.05
+"""Of the intensities' deviation, and of all voxels: how far means and class shares may lie apart."""
 EVERY = 11
 """Of the voxels of a patch every 11th counts in the statistics of intensities."""
 
@@ -43,12 +45,6 @@ class Taken:
     statistics: dict[str, float]
     shares: NDArray[np.float64]
     store_bytes: int
-
-
-def loader() -> Pair:
-    folder = Path(tempfile.mkdtemp(prefix="siccs_compare_"))
-    share(folder)
-    return Pair(prepare_ours(folder), prepare_peer(folder), agree)
 
 
 def share(folder: Path) -> None:
@@ -228,16 +224,19 @@ def take(start: Callable[[], Batches], folder: Path) -> Taken:
     return Taken(BATCH * BATCHES / seconds, found, counts / counts.sum(), stored)
 
 
-def agree(own: Taken, theirs: Taken) -> str:
-    """Say how both stand in rate, disk and the distribution of what they made."""
+def agree(own: Taken, theirs: Taken) -> Agreement:
+    """Say how both stand in rate, disk and the distribution of what they made; means and classes must be near."""
     listed = ", ".join(f"{name} {value:.2f}/{theirs.statistics[name]:.2f}" for name, value in own.statistics.items())
     shares = ", ".join(f"{100 * a:.1f}/{100 * b:.1f}" for a, b in zip(own.shares, theirs.shares, strict=True))
     mib = [taken.store_bytes / 2**20 for taken in (own, theirs)]
-    return (
+    near = abs(own.statistics["mean"] - theirs.statistics["mean"]) < NEAR * theirs.statistics["std"]
+    alike = float(np.abs(own.shares - theirs.shares).max()) < NEAR
+    said = (
         f"{own.patches_per_s:.1f}/{theirs.patches_per_s:.1f} patches/s after the warm-up; "
         f"disk {mib[0]:.0f}/{mib[1]:.0f} MiB ({mib[0] / mib[1]:.2f}); "
         f"over {BATCH * (WARM_UP + BATCHES)} patches: {listed}; classes {shares} %"
     )
+    return Agreement(said, near and alike)
 
 
-STAGES = (Stage("loader", "nnU-Net", loader),)
+STAGES = (Stage("loader", "nnU-Net", prepare_ours, prepare_peer, agree, share=share),)
