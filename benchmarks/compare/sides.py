@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SIDES = ("ours", "peer")
 RESET_PEAK = "5"
 SAMPLE_S = 0.02
-_OUR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+_OUR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 _SPAWN = multiprocessing.get_context("spawn")
 
 

@@ -27,6 +27,8 @@ EPSILON = 1e-6
 ROOT_GUARD = 1e-12
 # Bytes of expanded rows in one chunk: about what two cores' caches hold (measured by benchmarks/fused_mlp.py).
 CHUNK_BYTES = 2**21
+# Bytes of expanded rows that are kept, where no gradient is needed, rather than computed twice.
+KEPT_BYTES = 2**29
 # From this size of the expansion on, chunks are as fast as whole tensors or faster; below, those stay in the cache too.
 WORTH_BYTES = 2**24
 
@@ -54,7 +56,8 @@ def fused_mlp(y: Tensor, weights: MlpWeights, dtype: torch.dtype, residual: Tens
 
     Matrix products run in `dtype`, all sums in y's type.
     """
-    mixed: Tensor = _FusedMlp.apply(y.contiguous(), residual, dtype, *weights)  # type: ignore[no-untyped-call]
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (y, *weights))
+    mixed: Tensor = _FusedMlp.apply(y.contiguous(), residual, dtype, learns, *weights)  # type: ignore[no-untyped-call]
     return mixed
 
 
@@ -76,25 +79,29 @@ class _Expansion(NamedTuple):
         )
         return found
 
-    def before_gelu(self, normalised: Tensor) -> Tensor:
-        return torch.addmm(self.bias, normalised.to(self.weight.dtype), self.weight.t())
+    def before_gelu(self, normalised: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addmm(self.bias, normalised.to(self.weight.dtype), self.weight.t(), out=out)
 
-    def of(self, rows: Tensor) -> Tensor:
-        """Return GELU of the expansion [n, e] of rows [n, c]."""
-        expanded: Tensor = torch.ops.aten.gelu_(self.before_gelu(self.normalised(rows)[0]))
+    def of(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return GELU of the expansion [n, e] of rows [n, c], in `out` if given."""
+        expanded: Tensor = torch.ops.aten.gelu_(self.before_gelu(self.normalised(rows)[0], out))
         return expanded
 
 
 class _FusedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, residual: Tensor | None, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor, residual: Tensor | None, dtype: torch.dtype, learns: bool, *tensors: Tensor
+    ) -> Tensor:
         weights = MlpWeights(*tensors)
         expansion = _expansion(weights, dtype)
-        norms = torch.stack([(_sum_of_squares(rows, expansion) + ROOT_GUARD).sqrt() for rows in y])
-        out = torch.empty_like(y)
-        for number, (rows, norm, result) in enumerate(zip(y, norms, out, strict=True)):
-            _project(rows, expansion, weights, norm, None if residual is None else residual[number], result)
-        ctx.save_for_backward(y, norms, *tensors)
+        out, norms = torch.empty_like(y), []
+        for number, rows in enumerate(y):
+            kept = _kept(rows, expansion, learns=learns)
+            norms.append((_sum_of_squares(rows, expansion, kept) + ROOT_GUARD).sqrt())
+            added = None if residual is None else residual[number]
+            _project(rows, expansion, kept, weights, norms[-1], added, out[number])
+        ctx.save_for_backward(y, torch.stack(norms), *tensors)
         ctx.dtype, ctx.adds = dtype, residual is not None
         return out
 
@@ -109,7 +116,7 @@ class _FusedMlp(torch.autograd.Function):
         for rows, norm, above, result in zip(y, norms, gradient.contiguous(), for_y, strict=True):
             _backward_of_sample(rows, norm, above, expansion, weights, totals, result)
         _unfold_norm(weights, totals)
-        return for_y, gradient if ctx.adds else None, None, *totals
+        return for_y, gradient if ctx.adds else None, None, None, *totals
 
 
 def _expansion(weights: MlpWeights, dtype: torch.dtype) -> _Expansion:
@@ -132,22 +139,37 @@ def _chunks(rows: Tensor, expansion: _Expansion) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
-def _sum_of_squares(rows: Tensor, expansion: _Expansion) -> Tensor:
-    """Return each expanded channel's sum of squares [e] over the rows of one sample."""
+def _kept(rows: Tensor, expansion: _Expansion, *, learns: bool) -> Tensor | None:
+    """Return room for the expansion [rows, e] where it may be kept between its two uses."""
+    size = len(rows) * len(expansion.bias)
+    small = size * expansion.weight.element_size() <= KEPT_BYTES
+    return expansion.weight.new_empty(len(rows), len(expansion.bias)) if small and not learns else None
+
+
+def _sum_of_squares(rows: Tensor, expansion: _Expansion, kept: Tensor | None) -> Tensor:
+    """Return each expanded channel's sum of squares [e] over the rows of one sample; fill `kept`."""
     total = rows.new_zeros(len(expansion.bias))
     for chunk in _chunks(rows, expansion):
-        total += expansion.of(rows[chunk]).to(rows.dtype).square_().sum(0)
+        expanded = expansion.of(rows[chunk], None if kept is None else kept[chunk])
+        total += expanded.to(rows.dtype).square().sum(0)
     return total
 
 
 def _project(
-    rows: Tensor, expansion: _Expansion, weights: MlpWeights, norm: Tensor, residual: Tensor | None, out: Tensor
+    rows: Tensor,
+    expansion: _Expansion,
+    kept: Tensor | None,
+    weights: MlpWeights,
+    norm: Tensor,
+    residual: Tensor | None,
+    out: Tensor,
 ) -> None:
     scale = 1 + weights.gamma * norm / (norm.mean() + EPSILON)
     matrix = (weights.project_weight * scale).t().to(expansion.weight.dtype)
     bias = (weights.project_bias + weights.project_weight @ weights.beta).to(expansion.weight.dtype)
     for chunk in _chunks(rows, expansion):
-        projected = torch.addmm(bias, expansion.of(rows[chunk]), matrix)
+        expanded = expansion.of(rows[chunk]) if kept is None else kept[chunk]
+        projected = torch.addmm(bias, expanded, matrix)
         if residual is None:
             out[chunk] = projected
         else:
