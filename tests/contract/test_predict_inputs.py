@@ -14,29 +14,38 @@ from PIL import Image as Pillow
 
 from siccs_net.errors import DataError, EnvironmentProblem, UsageError
 from siccs_net.geometry import Orientation, canonical_affine
+from siccs_net.inference.predictor import Answer
 from siccs_net.io.files import file_sha256
 from siccs_net.io.image import Segmentation, read_label, write_image
 from siccs_net.pipeline.evaluate import evaluate, find_pairs
 from siccs_net.pipeline.predict import predict_scans
 from siccs_net.pipeline.scans import find_scans
+from siccs_net.records.plan import InferenceSettings
+from siccs_net.records.prediction import Tiles
 
 
 class _Model:
-    """The two lines of a Model that a batch needs: a threshold, or an error for one scan."""
+    """What a batch needs of a Model: a threshold, or an error for one scan."""
 
     sha256 = "0" * 64
     folds = ("0",)
+    speed = "balanced"
+    configuration = types.SimpleNamespace(inference=InferenceSettings())
 
     def __init__(self, **errors):
         self.errors = errors
         self.calls = 0
 
-    def predict(self, image, *, previous=None, show_progress):
+    def prepare(self, image):
+        return types.SimpleNamespace(image=image.array)
+
+    def segment(self, image, prepared, *, previous=None, probabilities=False, show_progress=False):
         self.calls += 1
         if image.sha256[0] in self.errors:
             raise self.errors[image.sha256[0]]
-        mask = (image.array[:1] > 0).astype(np.uint8)
-        return Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
+        mask = (prepared.image[:1] > 0).astype(np.uint8)
+        segmentation = Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
+        return Answer(segmentation, None, Tiles(run=1, total=1, skipped="nothing"))
 
 
 def _save(path, value=1, shape=(4, 5, 6)):
