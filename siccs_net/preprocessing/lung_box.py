@@ -27,7 +27,7 @@ outside the field of view, the other one's box would leave it out."""
 _LARGEST_HOLE_MM2 = 500.0
 """A larger area of air that tissue surrounds on a side of the image is a lung that the side cuts..."""
 _LEAST_TISSUE = 0.1
-"""...where that much of the side is tissue: a table's shell is less (0.04 in a real scan). A lung that is only grazed is
+"""...where that much of the side is tissue: a table is less (0.04 in a real scan). A lung that is only grazed is
 found missing by `_LEAST_SIDE`, as the image still spans the body."""
 
 
