@@ -18,7 +18,7 @@ import torch
 from benchmarks.held_out import UNIONS, dice, held_out_phantoms
 from siccs_net.inference.predictor import Answer, Model, load_model
 from siccs_net.inference.skipping import box_window
-from siccs_net.inference.sliding_window import plan_tiles
+from siccs_net.inference.sliding_window import count_tiles, plan_tiles
 from siccs_net.io.image import Image, read_image
 from siccs_net.io.store import PreparedCase
 from siccs_net.preprocessing.crop import body_box, crop
@@ -79,8 +79,10 @@ def _count(scan: Path) -> None:
         return
     scale = [size / old for size, old in zip(shape, body.shape, strict=True)]
     z, y, x = ((int(start * by), math.ceil(end * by)) for (start, end), by in zip(box, scale, strict=True))
-    tiles = box_window(axes, (z, y, x), FULL_SPACING_MM).tiles
-    print(f"{scan.name}: {tiles.run} of {tiles.total} tiles at 1 mm, body {shape}, lungs {(z, y, x)}")
+    tiles = box_window(axes, (z, y, x)).tiles
+    own = count_tiles(plan_tiles([end - start for start, end in (z, y, x)], FULL_PATCH, FULL_OVERLAP, 0.125))
+    print(f"{scan.name}: {tiles.run} of {tiles.total} tiles at 1 mm touch the lungs {(z, y, x)} in the body {shape};")
+    print(f"a grid of the box's own, which is another answer, would have {own}")
 
 
 if __name__ == "__main__":

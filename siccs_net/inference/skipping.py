@@ -6,8 +6,6 @@ run are a grid too, with the same weights: inside the box the logits are the sam
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,8 +22,8 @@ BACKGROUND_LOGIT = -1e4
 """Of every class but the background, outside the box: its softmax and its sigmoid are exactly 0 in float32."""
 
 
-MOST_ON_FACE_MM2 = 100.0
-"""More foreground than this on a face of the box is a thing that the box may cut; less is specks."""
+LEAST_SAVED = 0.1
+"""Where a smaller share of the tiles lies outside, all are run: the answer is then that of no skipping everywhere."""
 
 
 class ForegroundAtFaceError(Exception):
@@ -34,17 +32,13 @@ class ForegroundAtFaceError(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """The tiles that run: `axes` of the part `hull` of the prepared image. The answer is kept inside `box`.
-
-    `spacing_mm` is the prepared image's, by which areas on the faces of the box are measured.
-    """
+    """The tiles that run: `axes` of the part `hull` of the prepared image. The answer is kept inside `box`."""
 
     axes: tuple[Axis, Axis, Axis]
     shape: tuple[int, ...]
     hull: Box
     box: Box
     tiles: Tiles
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def whole_window(axes: tuple[Axis, Axis, Axis], *, why: Skipped) -> Window:
@@ -56,11 +50,17 @@ def whole_window(axes: tuple[Axis, Axis, Axis], *, why: Skipped) -> Window:
 
 
 def lung_window(prepared: PreparedCase, axes: tuple[Axis, Axis, Axis]) -> Window:
-    """Return the window of the tiles that touch the lungs' box of a prepared CT in HU; of all where none is found."""
+    """Return the window of the tiles that touch the lungs' box of a prepared CT in HU.
+
+    It is that of all tiles where no lungs are found, and where hardly any tile would be saved.
+    """
     box = prepared_lung_box(prepared)
     if box is None:
         return whole_window(axes, why="nothing: no lungs found")
-    return box_window(axes, box, prepared_spacing_mm(prepared.record.geometry))
+    window = box_window(axes, box)
+    if window.tiles.run > (1 - LEAST_SAVED) * window.tiles.total:
+        return whole_window(axes, why="nothing: few tiles lie outside the lungs")
+    return window
 
 
 def prepared_lung_box(prepared: PreparedCase) -> Box | None:
@@ -83,12 +83,12 @@ def prepared_spacing_mm(geometry: CaseGeometry) -> tuple[float, float, float]:
     return z, y, x
 
 
-def box_window(axes: tuple[Axis, Axis, Axis], box: Box, spacing_mm: tuple[float, float, float]) -> Window:
+def box_window(axes: tuple[Axis, Axis, Axis], box: Box) -> Window:
     """Return the window of the tiles that touch a box."""
     depth, rows, columns = (_restricted(axis, span) for axis, span in zip(axes, box, strict=True))
     kept, hull = (depth[0], rows[0], columns[0]), (depth[1], rows[1], columns[1])
     tiles = Tiles(run=count_tiles(kept), total=count_tiles(axes), skipped="outside the lungs")
-    return Window(kept, tuple(axis.size for axis in axes), hull, box, tiles, spacing_mm)
+    return Window(kept, tuple(axis.size for axis in axes), hull, box, tiles)
 
 
 def _restricted(axis: Axis, span: tuple[int, int]) -> tuple[Axis, tuple[int, int]]:
@@ -101,14 +101,13 @@ def _restricted(axis: Axis, span: tuple[int, int]) -> tuple[Axis, tuple[int, int
 def with_background(slabs: Iterator[Slab], window: Window, outputs: int, *, regions: bool) -> Iterator[Slab]:
     """Yield slabs of the whole image from those of the window's hull: outside the box is background.
 
-    Raises ForegroundAtFaceError as soon as a face of the box that is not one of the image's has much foreground.
+    Raises ForegroundAtFaceError as soon as foreground lies on a face of the box that is not one of the image's.
     """
     if window.box == tuple((0, size) for size in window.shape):
         yield from slabs
         return
     (top, bottom), (y0, y1), (x0, x1) = window.box
     (z_hull, _), (y_hull, _), (x_hull, _) = window.hull
-    found: dict[tuple[int, int], float] = defaultdict(float)
     empty = _background(outputs, (1, *window.shape[1:]), regions=regions)
     yield from ((plane, empty) for plane in range(z_hull))
     for start, part in slabs:
@@ -117,7 +116,7 @@ def with_background(slabs: Iterator[Slab], window: Window, outputs: int, *, regi
         z0, z1 = max(first, top), min(first + part.shape[1], bottom)
         if z0 < z1:
             kept = part[:, z0 - first : z1 - first, y0 - y_hull : y1 - y_hull, x0 - x_hull : x1 - x_hull]
-            _check_faces(kept, z0, window, found, regions=regions)
+            _check_faces(kept, z0, window, regions=regions)
             whole[:, z0 - first : z1 - first, y0:y1, x0:x1] = kept
         yield first, whole
     yield from ((plane, empty) for plane in range(window.hull[0][1], window.shape[0]))
@@ -130,21 +129,13 @@ def _background(outputs: int, shape: Sequence[int], *, regions: bool) -> NDArray
     return logits
 
 
-def _check_faces(
-    kept: NDArray[np.float32], first: int, window: Window, found: dict[tuple[int, int], float], *, regions: bool
-) -> None:
-    """Add the foreground (mm2) in logits [output, d, y, x] to what was `found` on each inner face of the box.
-
-    Raises ForegroundAtFaceError for too much on one face.
-    """
+def _check_faces(kept: NDArray[np.float32], first: int, window: Window, *, regions: bool) -> None:
+    """Raise ForegroundAtFaceError for foreground on the inner faces of the box in logits [output, d, y, x]."""
     offsets = (first, window.box[1][0], window.box[2][0])
     for axis, (start, end) in enumerate(window.box):
         for place in {start} - {0} | {end - 1} - {window.shape[axis] - 1}:
             inside = place - offsets[axis]
             if 0 <= inside < kept.shape[axis + 1]:
                 face = kept[(slice(None),) * (axis + 1) + (inside,)]
-                foreground = (face > 0 if regions else face[1:] > face[:1]).any(axis=0)
-                area = math.prod(window.spacing_mm) / window.spacing_mm[axis]
-                found[axis, place] += np.count_nonzero(foreground) * area
-                if found[axis, place] > MOST_ON_FACE_MM2:
+                if (face > 0 if regions else face[1:] > face[:1]).any():
                     raise ForegroundAtFaceError

@@ -10,15 +10,19 @@ from siccs_net.records.base import Record
 from siccs_net.records.postprocessing import PostStep
 
 Skipped = Literal[
-    "outside the lungs", "nothing", "nothing: no lungs found", "nothing: foreground at the face of the lungs' box"
+    "outside the lungs",
+    "nothing",
+    "nothing: no lungs found",
+    "nothing: few tiles lie outside the lungs",
+    "nothing: foreground at the face of the lungs' box",
 ]
 
 
 class Tiles(Record):
     """How many tiles of the grid were run, and what was skipped.
 
-    Nothing is skipped where the plan does not say so (or `--no-skip`), where no pair of lungs is found, and where
-    foreground reaches the face of the lungs' box, which might cut it.
+    Nothing is skipped where the plan does not say so (or `--no-skip`), where no pair of lungs is found, where nearly
+    every tile touches their box, and where foreground reaches a face of the box, which might cut it.
     """
 
     run: int
