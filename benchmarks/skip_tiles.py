@@ -2,7 +2,8 @@
 
 Predicts held-out phantoms with two folds of the demo's model (made by `siccs_demo -o DEMO_FOLDER`) with and without
 skipping, as planned and with small tiles on uncropped scans (a demo tile is half a body wide, and all of them touch the
-lungs of a cropped one), and prints tiles, seconds of one processor, and the Dice between the two masks. For a SCAN it counts tiles of 96 x 96 x 96 voxels of 1 mm; no network.
+lungs of a cropped one), and prints tiles, seconds of one processor, and the Dice between the two masks. For a SCAN it
+counts tiles of 96 x 96 x 96 voxels of 1 mm; no network.
 """
 
 from __future__ import annotations
