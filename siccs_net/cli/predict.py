@@ -36,7 +36,19 @@ def make_parser() -> argparse.ArgumentParser:
         "-tr", "--trainer", metavar="TRAINER", help="with -d: the trainer (default: the only one there is)"
     )
     parser.add_argument("-p", "--plan", metavar="PLAN", help="with -d: the plan (default: the only one there is)")
-    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds to use (default: all there are)")
+    parser.add_argument(
+        "-f", "--folds", nargs="+", metavar="FOLD", help="folds to use (default: all there are; one with --speed fast)"
+    )
+    parser.add_argument(
+        "--speed",
+        choices=("fast", "balanced", "accurate"),
+        default="balanced",
+        help="fast: one fold, less overlap, no mirrors; balanced (default): the plan's settings with all folds; "
+        "accurate: more overlap. -f, --overlap and --no-mirror override it",
+    )
+    parser.add_argument(
+        "--no-skip", action="store_true", help="run the tiles outside the lungs too, where the plan leaves them out"
+    )
     parser.add_argument(
         "--overlap", type=float, metavar="X", help="overlap of tiles as a fraction of the patch (default: the plan's)"
     )
@@ -84,6 +96,7 @@ def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
     from siccs_net.inference.postprocess import describe
     from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.speed import SPEEDS
     from siccs_net.io.formats import use_reader
     from siccs_net.pipeline.predict import postprocessing_of, predict_scans
     from siccs_net.pipeline.scans import find_scans, part_of, with_previous_masks
@@ -93,9 +106,22 @@ def run(run: Run) -> int:
     previous: Path | Literal[False] | None = args.previous_model
     if args.prev_stage_predictions is not None:
         previous = False
-    model = load_model(folder, folds=args.folds, device=args.device, network=args.network, previous=previous)
+    model = load_model(
+        folder,
+        folds=args.folds,
+        most_folds=SPEEDS[args.speed].most_folds,
+        device=args.device,
+        network=args.network,
+        previous=previous,
+    )
     _check_stages(run, model)
-    model = model.with_settings(overlap=args.overlap, mirror=False if args.no_mirror else None)
+    model = model.with_settings(
+        overlap=args.overlap,
+        mirror=False if args.no_mirror else None,
+        skip=False if args.no_skip else None,
+        speed=args.speed,
+        keep_folds=args.folds is not None,
+    )
     logger.info(
         "model %s (%s), folds %s, on %s in %s",
         model.name,
@@ -175,7 +201,12 @@ def _finish(run: Run, model: Model, outcomes: list[Outcome]) -> int:
             inputs = zip(outcome.scan.inputs, outcome.record.input_sha256, strict=True)
             run.inputs |= {str(path): digest for path, digest in inputs}
             run.outputs[str(outcome.output)] = outcome.record.output_sha256
-    run.settings = {"model_sha256": model.sha256, "folds": list(model.folds)}
+    run.settings = {
+        "model_sha256": model.sha256,
+        "folds": list(model.folds),
+        "speed": model.speed,
+        "inference": model.configuration.inference.model_dump(mode="json"),
+    }
     run.results = {"refused": {outcome.scan.name: str(outcome.error) for outcome in refused}}
     done = len(outcomes) - len(refused)
     run.say(

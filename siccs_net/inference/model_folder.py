@@ -40,13 +40,16 @@ def previous_folder(paths: ModelFolder, model: ModelRecord, given: Path | str | 
     return before
 
 
-def choose_folds(paths: ModelFolder, folds: Sequence[int | str] | None) -> list[str]:
-    """Return the folds to use: those named, else the numbered ones, else all. Raises UsageError or ModelError."""
+def choose_folds(paths: ModelFolder, folds: Sequence[int | str] | None, *, most: int | None = None) -> list[str]:
+    """Return the folds to use: those named, else at most so many of the numbered ones, else of all.
+
+    Raises UsageError for a fold that is not there, ModelError for a folder without any.
+    """
     there = paths.folds()
     if not there:
         raise ModelError("holds no trained fold", path=paths.root, hint="Train with siccs_train first")
     if folds is None:
-        return [fold for fold in there if fold.isdigit()] or there
+        return ([fold for fold in there if fold.isdigit()] or there)[:most]
     wanted = [str(fold) for fold in folds]
     missing = [fold for fold in wanted if fold not in there]
     if missing:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
-from siccs_net.errors import EnvironmentProblem, MissingPathError, ModelError, UnavailableError, UsageError
-from siccs_net.geometry import Grid
+from siccs_net.errors import MissingPathError, ModelError, UnavailableError, UsageError
+from siccs_net.geometry import Grid, Orientation
 from siccs_net.inference.ensemble import Ensemble, Member
 from siccs_net.inference.model_folder import choose_folds, one_configuration, previous_folder, read_fold
-from siccs_net.inference.sliding_window import Slab, count_tiles, plan_tiles, sliding_window
+from siccs_net.inference.skipping import ForegroundAtFaceError, Window, lung_window, whole_window
+from siccs_net.inference.sliding_window import Slab
+from siccs_net.inference.speed import SPEEDS, Speed
+from siccs_net.inference.tiles import run_tiles, tile_grid
 from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors
 from siccs_net.io.dataset import read_description
@@ -39,13 +40,30 @@ from siccs_net.records.checkpoint import FinalRecord, ModelRecord, Numerics
 from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.network import NetworkSpec
 from siccs_net.records.plan import Configuration
+from siccs_net.records.prediction import Tiles
 from siccs_net.workspace import ModelFolder
 
 logger = logging.getLogger(__name__)
-_VOXELS_TOGETHER = 2_000_000
-"""About as many voxels go through a network at once: enough to keep a device busy, little enough to fit one."""
 NetworkFactory = Callable[[NetworkSpec], nn.Module]
 Source = Path | str | Sequence[Path] | Image | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Label values [z, y, x] on a scan's canonical grid; on demand its probabilities (`native_levels`); tiles run."""
+
+    labels: NDArray[Any]
+    levels: NDArray[np.uint8] | None
+    tiles: Tiles
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A scan's segmentation, on demand its class probabilities [class, z, y, x] in 255ths, and how many tiles ran."""
+
+    segmentation: Segmentation
+    levels: NDArray[np.uint8] | None
+    tiles: Tiles
 
 
 @dataclass(frozen=True)
@@ -63,25 +81,47 @@ class Model:
     numerics: Numerics
     sha256: str
     previous: Model | None = None
+    speed: Speed = "balanced"
 
     @property
     def folds(self) -> tuple[str, ...]:
         """The folds in the ensemble."""
         return tuple(member.fold for member in self.members)
 
-    def with_settings(self, *, overlap: float | None = None, mirror: bool | None = None) -> Model:
-        """Return the model with another overlap of tiles, or with mirroring switched off; in a cascade both stages."""
-        inference = self.configuration.inference
-        if overlap is not None:
-            if not 0 <= overlap < 1:
-                raise UsageError("the overlap of tiles must be in [0, 1)", found=overlap)
-            inference = inference.model_copy(update={"overlap": overlap})
-        if mirror is False:
-            inference = inference.model_copy(update={"mirror_axes": ()})
-        configuration = self.configuration.model_copy(update={"inference": inference})
-        digest = hashlib.sha256((self.sha256 + inference.model_dump_json()).encode()).hexdigest()
-        previous = None if self.previous is None else self.previous.with_settings(overlap=overlap, mirror=mirror)
-        return replace(self, configuration=configuration, sha256=digest, previous=previous)
+    def with_settings(
+        self,
+        *,
+        overlap: float | None = None,
+        mirror: bool | None = None,
+        skip: bool | None = None,
+        speed: Speed = "balanced",
+        keep_folds: bool = False,
+    ) -> Model:
+        """Return the model with another speed preset, overlap of tiles, or without mirroring or skipping.
+
+        What is given by itself overrides the preset; `keep_folds` keeps the folds that are loaded. In a cascade both
+        stages change. Raises UsageError for an overlap outside [0, 1).
+        """
+        if overlap is not None and not 0 <= overlap < 1:
+            raise UsageError("the overlap of tiles must be in [0, 1)", found=overlap)
+        inference = SPEEDS[speed].apply(self.configuration.inference)
+        changes: dict[str, Any] = {} if overlap is None else {"overlap": overlap}
+        changes |= {"mirror_axes": ()} if mirror is False else {}
+        changes |= {"skip_outside": None} if skip is False else {}
+        inference = inference.model_copy(update=changes)
+        members = self.members if keep_folds else self.members[: SPEEDS[speed].most_folds]
+        used = inference.model_dump_json() + ("" if members == self.members else ",".join(m.fold for m in members))
+        previous = self.previous and self.previous.with_settings(
+            overlap=overlap, mirror=mirror, skip=skip, speed=speed, keep_folds=keep_folds
+        )
+        return replace(
+            self,
+            configuration=self.configuration.model_copy(update={"inference": inference}),
+            members=members,
+            sha256=hashlib.sha256((self.sha256 + used).encode()).hexdigest(),
+            previous=previous,
+            speed=speed,
+        )
 
     def predict(
         self,
@@ -102,44 +142,73 @@ class Model:
         `grid` or `spacing_mm` (z, y, x). Raises the reader's errors, or EnvironmentProblem when memory runs out.
         """
         image = as_image(source, grid=grid, spacing_mm=spacing_mm, assume_orientation=assume_orientation)
-        prepared = self._prepared(image, previous, show_progress=show_progress)
-        slabs = self.logits(prepared, show_progress=show_progress)
-        labels = restore_to_native(slabs, prepared.record.geometry, self.labels, image.orientation)
-        return Segmentation(labels[None], image.orientation, self.labels.reported, image.header)
+        return self.segment(image, self.prepare(image), previous=previous, show_progress=show_progress).segmentation
 
-    def predict_with_probabilities(
+    def prepare(self, image: Image) -> PreparedCase:
+        """Prepare a scan as the plan says: what of `predict` needs no network, and may run ahead of it."""
+        return preprocess_case(image, None, self.configuration, self.labels, case="scan")
+
+    def segment(
         self,
-        source: Source,
+        image: Image,
+        prepared: PreparedCase,
         *,
-        assume_orientation: str | None = None,
         previous: Path | str | NDArray[Any] | None = None,
+        probabilities: bool = False,
         show_progress: bool = False,
-    ) -> tuple[Segmentation, NDArray[np.uint8]]:
-        """Segment one scan as `predict` does, and return its class probabilities too (`native_levels`).
+    ) -> Answer:
+        """Segment a scan that was prepared, and on demand return its class probabilities too.
 
-        The probabilities [class, z, y, x] are on the canonical version of the scan's grid, in 255ths. The logits are
-        held whole, on the network's grid, so that both come from one run.
+        `previous` is as in `predict`. With `probabilities` the logits are held whole, on the network's grid, so that
+        mask and probabilities come from one run.
         """
-        image = as_image(source, assume_orientation=assume_orientation)
-        prepared = self._prepared(image, previous, show_progress=show_progress)
-        slabs = list(self.logits(prepared, show_progress=show_progress))
-        geometry = prepared.record.geometry
-        labels = restore_to_native(iter(slabs), geometry, self.labels, image.orientation)
-        levels = native_levels(slabs, geometry, self.labels, image.orientation)
-        return Segmentation(labels[None], image.orientation, self.labels.reported, image.header), levels
-
-    def _prepared(
-        self, image: Image, previous: Path | str | NDArray[Any] | None, *, show_progress: bool
-    ) -> PreparedCase:
-        """Prepare a scan; for the second stage of a cascade with the previous stage's mask on its grid."""
-        prepared = preprocess_case(image, None, self.configuration, self.labels, case="scan")
         if self.configuration.previous_stage is not None:
             mask = self._previous_mask(image, previous, show_progress=show_progress)
             stage = stage_on_grid(mask, prepared.record.geometry, self.configuration, self.labels)
-            return replace(prepared, previous=stage)
-        if previous is not None:
+            prepared = replace(prepared, previous=stage)
+        elif previous is not None:
             raise UsageError("the model is no second stage, so it takes no previous mask", found=self.name)
-        return prepared
+        found = self.restore(prepared, image.orientation, probabilities=probabilities, show_progress=show_progress)
+        segmentation = Segmentation(found.labels[None], image.orientation, self.labels.reported, image.header)
+        return Answer(segmentation, found.levels, found.tiles)
+
+    def restore(
+        self,
+        prepared: PreparedCase,
+        orientation: Orientation,
+        *,
+        probabilities: bool = False,
+        show_progress: bool = False,
+    ) -> Restored:
+        """Run the tiles of a prepared case and return its labels on the canonical version of the scan's grid.
+
+        Tiles outside the lungs' box are skipped where the plan says so; where foreground is found on a face of the box,
+        which might cut it, the whole scan is run after all.
+        """
+        axes = tile_grid(prepared, self.configuration)
+        if self.configuration.inference.skip_outside is None:
+            return self._restored(
+                prepared, orientation, whole_window(axes, why="nothing"), probabilities, show_progress
+            )
+        window = lung_window(prepared, axes)
+        try:
+            return self._restored(prepared, orientation, window, probabilities, show_progress)
+        except ForegroundAtFaceError:
+            logger.info("foreground reaches a face of the lungs' box: nothing is skipped in this scan")
+            window = whole_window(axes, why="nothing: foreground at the face of the lungs' box")
+            return self._restored(prepared, orientation, window, probabilities, show_progress)
+
+    def _restored(
+        self, prepared: PreparedCase, orientation: Orientation, window: Window, probabilities: bool, show_progress: bool
+    ) -> Restored:
+        slabs: Iterable[Slab] = self._run(prepared, window, show_progress=show_progress)
+        geometry = prepared.record.geometry
+        levels = None
+        if probabilities:
+            slabs = list(slabs)
+            levels = native_levels(slabs, geometry, self.labels, orientation)
+        labels = restore_to_native(iter(slabs), geometry, self.labels, orientation)
+        return Restored(labels, levels, window.tiles)
 
     def _previous_mask(
         self, image: Image, given: Path | str | NDArray[Any] | None, *, show_progress: bool
@@ -160,33 +229,13 @@ class Model:
         return labels
 
     def logits(self, prepared: PreparedCase, *, show_progress: bool = False) -> Iterator[Slab]:
-        """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x])."""
-        settings = self.configuration.inference
-        patch = self.configuration.patch_size
-        axes = plan_tiles(
-            prepared.image.shape[1:],
-            patch,
-            settings.overlap,
-            settings.gaussian_sigma,
-            on_voxel=settings.gaussian_peak == "voxel",
-        )
-        shown = _shown(prepared, self.configuration)
-        with tqdm(total=count_tiles(axes), desc="tiles", leave=False, disable=None if show_progress else True) as bar:
-            try:
-                yield from sliding_window(
-                    shown,
-                    axes,
-                    self._ensemble(prepared),
-                    self.labels.outputs,
-                    flat=self.configuration.dimension == 2,
-                    device=self.device,
-                    tile_batch=max(1, _VOXELS_TOGETHER // math.prod(patch)),
-                    on_tiles=_advance(bar),
-                )
-            except torch.cuda.OutOfMemoryError as error:
-                raise EnvironmentProblem(
-                    "the GPU has too little memory for this prediction", hint="Try --device cpu or fewer folds"
-                ) from error
+        """Yield the ensemble's mean logits of a prepared case, slab by slab (start, [classes, d, y, x]); all tiles."""
+        window = whole_window(tile_grid(prepared, self.configuration), why="nothing")
+        return self._run(prepared, window, show_progress=show_progress)
+
+    def _run(self, prepared: PreparedCase, window: Window, *, show_progress: bool) -> Iterator[Slab]:
+        ensemble = self._ensemble(prepared)
+        return run_tiles(prepared, window, ensemble, self.configuration, self.labels, show_progress=show_progress)
 
     def _ensemble(self, prepared: PreparedCase) -> Ensemble:
         statistics = prepared.record.statistics_all
@@ -196,22 +245,6 @@ class Model:
         ]
         mirror = self.configuration.patch_axes(self.configuration.inference.mirror_axes)
         return Ensemble(members, mirror, self.device, self.numerics, self.configuration.stage_channels)
-
-
-def _shown(prepared: PreparedCase, configuration: Configuration) -> NDArray[Any]:
-    """Return the image [c, *plan axes], in a cascade with the previous stage's segmentation as its last channel."""
-    if configuration.previous_stage is None:
-        return prepared.image
-    if prepared.previous is None:
-        raise ModelError(f"the case has no segmentation of {configuration.previous_stage}", found=prepared.record.case)
-    return np.concatenate([prepared.image, prepared.previous[None].astype(prepared.image.dtype)])
-
-
-def _advance(bar: Any) -> Callable[[int], None]:
-    def advance(count: int) -> None:
-        bar.update(count)
-
-    return advance
 
 
 def as_image(
@@ -234,12 +267,15 @@ def load_model(
     folder: Path | str,
     *,
     folds: Sequence[int | str] | None = None,
+    most_folds: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     network: str | NetworkFactory | None = None,
     previous: Path | str | Literal[False] | None = None,
 ) -> Model:
     """Load a model folder, or the file that siccs_export_model made of one: all folds it holds, or those named.
+
+    Where none are named, no more than `most_folds` are loaded, the first ones.
 
     The second stage of a cascade comes with the model before it: `previous`, or the folder beside it that its
     model.json names, with the weights that it was trained after; `False` leaves it out (for given masks).
@@ -251,14 +287,20 @@ def load_model(
     if Path(folder).is_file():
         with unpacked(Path(folder)) as held:
             return load_model(
-                held.root, folds=folds, device=device, precision=precision, network=network, previous=previous
+                held.root,
+                folds=folds,
+                most_folds=most_folds,
+                device=device,
+                precision=precision,
+                network=network,
+                previous=previous,
             )
     paths = ModelFolder(Path(folder))
     if not paths.model.is_file():
         raise MissingPathError("not a model folder", path=folder, expected="model.json, plan.json and fold_K folders")
     model = files.read_record(paths.model, ModelRecord)
     description = read_description(paths.description)
-    chosen = choose_folds(paths, folds)
+    chosen = choose_folds(paths, folds, most=most_folds)
     records = [read_fold(paths, fold) for fold in chosen]
     configuration = one_configuration(records, chosen, paths.root)
     target = choose_device(device)
@@ -279,7 +321,7 @@ def load_model(
     if configuration.previous_stage is None or previous is False:
         return loaded
     before = previous_folder(paths, model, previous)
-    first = load_model(before.root, device=device, precision=precision, network=network)
+    first = load_model(before.root, most_folds=most_folds, device=device, precision=precision, network=network)
     together = hashlib.sha256((digest + first.sha256).encode()).hexdigest()
     return replace(loaded, previous=first, sha256=together)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from siccs_net.errors import (
     UsageError,
 )
 from siccs_net.inference.postprocess import postprocess
-from siccs_net.inference.predictor import Model
+from siccs_net.inference.predictor import Answer, Model
 from siccs_net.io import files
 from siccs_net.io.formats import (
     ending_of,
@@ -30,8 +31,11 @@ from siccs_net.io.formats import (
 from siccs_net.io.image import Image, read_image
 from siccs_net.io.probabilities import cases_with_probabilities
 from siccs_net.io.probabilities import save_probabilities as save_levels
+from siccs_net.io.store import PreparedCase
 from siccs_net.io.tiff import TIFF
+from siccs_net.pipeline.memory import has_room
 from siccs_net.pipeline.scans import Scan
+from siccs_net.pipeline.stages import Stages
 from siccs_net.preprocessing.probabilities import LEVELS
 from siccs_net.records.checkpoint import FinalRecord
 from siccs_net.records.postprocessing import PostProcessing, PostStep
@@ -65,7 +69,7 @@ def predict_scans(
     postprocessing: Sequence[PostStep] = (),
     save_probabilities: bool = False,
 ) -> list[Outcome]:
-    """Predict scans one after another into `output`/NAME with the scan's own ending (or `ending`), and NAME.json.
+    """Predict scans in their order into `output`/NAME with the scan's own ending (or `ending`), and NAME.json.
 
     `postprocessing` steps change the masks; with `save_probabilities` the class probabilities, which they do not
     change, are kept beside each mask.
@@ -132,36 +136,85 @@ def postprocessing_of(folder: Path, folds: Sequence[str]) -> tuple[PostStep, ...
     return found.steps
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A scan that was read and prepared."""
+
+    image: Image
+    prepared: PreparedCase
+
+
 def _outcomes(
     maker: _Maker, scans: Sequence[Scan], output: Path, ending: str | None, overwrite: bool
 ) -> Iterator[Outcome]:
-    for scan in scans:
-        target = _target(scan, output, ending)
-        refusal = None
-        try:
-            if scan.problem is not None:
-                raise scan.problem
-            if (kept := _existing(maker, scan, target, overwrite=overwrite)) is not None:
-                yield Outcome(scan, "kept", target, record=kept)
+    """Yield what becomes of each scan, in order: read and prepared ahead, segmented here, written behind."""
+
+    def target(scan: Scan) -> Path:
+        return _target(scan, output, ending)
+
+    stages = Stages(
+        read=lambda scan: _read(maker, scan, target(scan), overwrite=overwrite),
+        compute=lambda scan, ready: _segment(maker, scan, ready),
+        write=lambda scan, made: _write(maker, scan, made, target(scan)),
+        may_read_ahead=_may_read_ahead,
+        is_memory=_is_memory,
+        errors=(DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError),
+    )
+    with contextlib.closing(stages.run(scans)) as results:
+        for scan, result in results:
+            if not isinstance(result, Exception):
+                status, record = result
+                yield Outcome(scan, status, target(scan), record=record)
                 continue
-            image = read_image(scan.paths, assume_orientation=maker.assume_orientation, channels=scan.channels)
-            record = _predict_one(maker, scan, image, target)
-        except (DataError, UsageError, EnvironmentProblem, MemoryError, RuntimeError) as error:
-            refusal = _refusal(scan, error)
+            refusal = _refusal(scan, result)
             if refusal is None:
-                raise
-        if refusal is not None:
-            yield Outcome(scan, "refused", target, error=refusal)
-        else:
-            yield Outcome(scan, "written", target, record=record)
+                raise result
+            yield Outcome(scan, "refused", target(scan), error=refusal)
+
+
+def _read(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> _Ready | PredictionRecord:
+    """Read and prepare a scan, or return the record of its output where that need not be made again."""
+    if scan.problem is not None:
+        raise scan.problem
+    if (kept := _existing(maker, scan, target, overwrite=overwrite)) is not None:
+        return kept
+    image = read_image(scan.paths, assume_orientation=maker.assume_orientation, channels=scan.channels)
+    return _Ready(image, maker.model.prepare(image))
+
+
+def _segment(
+    maker: _Maker, scan: Scan, ready: _Ready | PredictionRecord
+) -> tuple[Sequence[str], Answer] | PredictionRecord:
+    if isinstance(ready, PredictionRecord):
+        return ready
+    answer = maker.model.segment(
+        ready.image,
+        ready.prepared,
+        previous=scan.previous,
+        probabilities=maker.save_probabilities,
+        show_progress=maker.show_progress,
+    )
+    return ready.image.sha256, answer
+
+
+def _may_read_ahead(ready: _Ready | PredictionRecord, scan: Scan, following: Scan) -> bool:
+    held = 0 if isinstance(ready, PredictionRecord) else ready.image.array.nbytes + ready.prepared.image.nbytes
+    return has_room(following.inputs, scan.inputs, held)
+
+
+def _is_memory(error: Exception) -> bool:
+    return any(map(_is_out_of_memory, _chain(error)))
+
+
+def _chain(error: Exception) -> list[BaseException]:
+    return [error, *(other for other in (error.__cause__, error.__context__) if other is not None)]
 
 
 def _refusal(scan: Scan, error: Exception) -> SiccsError | None:
     """Return why one scan is refused, or None for an error that the next scan would meet too, as a full disk."""
-    chain = [error, *(other for other in (error.__cause__, error.__context__) if other is not None)]
-    if not isinstance(error, DataError | UsageError) and not any(map(_is_out_of_memory, chain)):
+    if not isinstance(error, DataError | UsageError) and not _is_memory(error):
         return None
-    for link in chain:
+    for link in _chain(error):
         traceback.clear_frames(link.__traceback__)  # else the scan's arrays stay in memory as long as the error
     if isinstance(error, DataError | UsageError):
         return error
@@ -221,30 +274,34 @@ def _read_record(path: Path) -> PredictionRecord | None:
         return None  # then the output counts as somebody else's: it is refused, never replaced
 
 
-def _predict_one(maker: _Maker, scan: Scan, image: Image, target: Path) -> PredictionRecord:
-    model, levels = maker.model, None
-    if maker.save_probabilities:
-        segmentation, levels = model.predict_with_probabilities(
-            image, previous=scan.previous, show_progress=maker.show_progress
-        )
-    else:
-        segmentation = model.predict(image, previous=scan.previous, show_progress=maker.show_progress)
+def _write(
+    maker: _Maker, scan: Scan, made: tuple[Sequence[str], Answer] | PredictionRecord, target: Path
+) -> tuple[Literal["written", "kept"], PredictionRecord]:
+    """Write a mask, its probabilities and its record; return whether they are new, and the record."""
+    if isinstance(made, PredictionRecord):
+        return "kept", made
+    (digests, answer), model = made, maker.model
+    segmentation = answer.segmentation
     if maker.postprocessing:
         array = postprocess(segmentation.array[0], maker.postprocessing, segmentation.grid.spacing_mm)[None]
         segmentation = replace(segmentation, array=array)
-    if levels is not None:
+    if answer.levels is not None:
         sources = (model.sha256,)
-        save_levels(target.parent, scan.name, levels, LEVELS, model.labels, segmentation.orientation, sources)
+        save_levels(target.parent, scan.name, answer.levels, LEVELS, model.labels, segmentation.orientation, sources)
     digest = segmentation.save(target)
     record = PredictionRecord(
         case=scan.name,
-        input_sha256=(*image.sha256, *map(files.file_sha256, scan.inputs[len(scan.paths) :])),
+        input_sha256=(*digests, *map(files.file_sha256, scan.inputs[len(scan.paths) :])),
         model_sha256=model.sha256,
         output_sha256=digest,
         folds=model.folds,
         volumes_ml=segmentation.volumes_ml(),
         postprocessing=maker.postprocessing,
         spacing=segmentation.grid.spacing_mm if format_of(target) is TIFF else None,
+        speed=model.speed,
+        overlap=model.configuration.inference.overlap,
+        mirror_axes=model.configuration.inference.mirror_axes,
+        tiles=answer.tiles,
     )
     files.write_record(_record_path(target), record)
-    return record
+    return "written", record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,7 @@ from siccs_net.io.probabilities import cases_with_probabilities, open_probabilit
 from siccs_net.io.probabilities import save_probabilities as save_levels
 from siccs_net.io.stage_store import StageStore
 from siccs_net.io.store import PreparedCase, PreparedStore
-from siccs_net.preprocessing.export import Slab
-from siccs_net.preprocessing.preprocess import restore_to_native
-from siccs_net.preprocessing.probabilities import LEVELS, native_levels
+from siccs_net.preprocessing.probabilities import LEVELS
 from siccs_net.records.checkpoint import FinalRecord
 from siccs_net.records.metrics import CaseMetrics, Summary
 from siccs_net.workspace import ModelFolder, RunFolder
@@ -108,14 +106,11 @@ def _validate_case(
     reference = read_label(case.label)
     stage = None if previous is None else np.asarray(previous.stage(case.name)[:])
     prepared = PreparedCase(np.asarray(store.image(case.name)[:]), None, store.read_record(case.name), stage)
-    logits: Iterable[Slab] = model.logits(prepared)
-    geometry = prepared.record.geometry
-    if save_probabilities:
-        logits = list(logits)
-        levels = native_levels(logits, geometry, model.labels, reference.orientation)
+    found = model.restore(prepared, reference.orientation, probabilities=save_probabilities)
+    if found.levels is not None:
         weights = tuple(member.weights_sha256 for member in model.members)
-        save_levels(folder, case.name, levels, LEVELS, model.labels, reference.orientation, weights)
-    labels = restore_to_native(iter(logits), geometry, model.labels, reference.orientation)
+        save_levels(folder, case.name, found.levels, LEVELS, model.labels, reference.orientation, weights)
+    labels = found.labels
     output = folder / f"{case.name}{dataset.description.file_ending}"
     write_label(output, labels, reference.orientation, reference.header)
     return measure_case(

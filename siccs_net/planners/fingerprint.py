@@ -18,6 +18,7 @@ from siccs_net.io.image import Image, estimate_voxels, read_case
 from siccs_net.io.memory import workers_that_fit
 from siccs_net.parallel import run_all
 from siccs_net.preprocessing.crop import body_box, crop
+from siccs_net.preprocessing.lung_box import LUNG_THRESHOLD_HU, beyond_box_mm, lung_box
 from siccs_net.preprocessing.statistics import measure
 from siccs_net.records.case import Box
 from siccs_net.records.dataset import LabelScheme
@@ -63,8 +64,9 @@ def _needed_bytes(case: Case) -> int:
 
 
 def _same_crop(dataset: Dataset, known: Fingerprint) -> bool:
-    threshold = BODY_THRESHOLD_HU if is_ct(dataset) else None
-    return known.crop_threshold_hu == threshold and known.crop_margin_mm == BODY_MARGIN_MM
+    body, lung = (BODY_THRESHOLD_HU, LUNG_THRESHOLD_HU) if is_ct(dataset) else (None, None)
+    same = known.crop_threshold_hu == body and known.crop_margin_mm == BODY_MARGIN_MM
+    return same and known.lung_threshold_hu == lung
 
 
 def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Fingerprint:
@@ -74,6 +76,7 @@ def make_fingerprint(dataset: Dataset, examinations: list[Examination]) -> Finge
         dataset_name=dataset.name,
         crop_threshold_hu=BODY_THRESHOLD_HU if is_ct(dataset) else None,
         crop_margin_mm=BODY_MARGIN_MM,
+        lung_threshold_hu=LUNG_THRESHOLD_HU if is_ct(dataset) else None,
         cases=tuple(sorted(cases, key=lambda case: case.case)),
     )
 
@@ -118,6 +121,9 @@ def examine_case(case: Case, labels: LabelScheme, *, ct: bool, channels: int | N
         *_not_hu(case, image, ct),
     ]
     fingerprint = _fingerprint(case, image, label, box, voxels, labels)
+    if ct:
+        beyond = _beyond_lungs(image, label, box, labels)
+        fingerprint = fingerprint.model_copy(update={"beyond_lungs_mm": beyond})
     return Examination(case.name, fingerprint, (*problems, *_content_problems(case, fingerprint.label_voxels, labels)))
 
 
@@ -153,6 +159,14 @@ def _fingerprint(
         statistics_all=tuple(measure(channel) for channel in inside),
         statistics_foreground=foreground,
     )
+
+
+def _beyond_lungs(image: Image, label: Image, box: Box, labels: LabelScheme) -> float | None:
+    """Return how far the foreground reaches beyond the lungs' box (mm), within the body; None without lungs."""
+    lungs = lung_box(crop(image.array[0], box), image.grid.spacing_mm, margin_mm=0.0)
+    if lungs is None:
+        return None
+    return beyond_box_mm(_labelled(crop(label.array[0], box), labels), lungs, image.grid.spacing_mm)
 
 
 def _value_problems(case: Case, label: NDArray[Any], voxels: dict[str, int], labels: LabelScheme) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ from siccs_net.planners.moved import moved_plan
 from siccs_net.planners.nnunet_rules import plan_nnunet
 from siccs_net.planners.overrides import Overrides, apply_overrides, fix_resize, resample_to
 from siccs_net.planners.presets import DEFAULT_TRAINER, PRESETS, TRAINER_OF
+from siccs_net.planners.skipping import with_skipping
 from siccs_net.records.base import explain
 from siccs_net.records.fingerprint import Fingerprint
 from siccs_net.records.plan import (
@@ -74,9 +75,8 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) 
     under `training.` are checked by the trainer, not here.
     """
     ruled = request.preset is None and request.source is None
-    plan = apply_overrides(
-        _unchanged(dataset, fingerprint, request), request.overrides, stage_labels=len(dataset.labels.stage_values)
-    )
+    planned = with_skipping(_unchanged(dataset, fingerprint, request), fingerprint)
+    plan = apply_overrides(planned, request.overrides, stage_labels=len(dataset.labels.stage_values))
     overridden = _overridden(_chosen(plan, request.configurations), request.settings, ruled=ruled)
     check_plan_name(overridden.name)
     return _with_memory(overridden)

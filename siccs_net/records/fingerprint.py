@@ -10,7 +10,10 @@ from siccs_net.records.statistics import ChannelStatistics
 
 
 class CaseFingerprint(Record):
-    """One case: geometry (canonical z, y, x), body box, label voxels and intensity statistics per channel."""
+    """One case: geometry (canonical z, y, x), body box, label voxels and intensity statistics per channel.
+
+    `beyond_lungs_mm` is how far labelled foreground reaches beyond the lungs' box; null where no lungs were found.
+    """
 
     case: str
     input_sha256: tuple[str, ...]
@@ -20,6 +23,7 @@ class CaseFingerprint(Record):
     label_voxels: dict[str, int]
     statistics_all: tuple[ChannelStatistics, ...]
     statistics_foreground: tuple[ChannelStatistics, ...]
+    beyond_lungs_mm: float | None = None
 
     @property
     def cropped_shape(self) -> Triple:
@@ -29,11 +33,12 @@ class CaseFingerprint(Record):
 
 
 class Fingerprint(Record):
-    """All cases of a dataset, in the order of their names, and the crop they were measured with."""
+    """All cases of a dataset, in the order of their names, and the crop and lung box they were measured with."""
 
     SCHEMA: ClassVar[str] = "siccs_net.fingerprint"
 
     dataset_name: str
     crop_threshold_hu: float | None
     crop_margin_mm: float
+    lung_threshold_hu: float | None = None
     cases: tuple[CaseFingerprint, ...]

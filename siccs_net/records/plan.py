@@ -133,6 +133,8 @@ class InferenceSettings(Record):
     The Gaussian's peak lies in the middle of the patch or, as nnU-Net has it, on voxel size // 2 of each axis. Mirror
     axes have anatomical names; where voxels are taken as stored they are numbers, axes of the patch. Logits return to
     the scan by linear interpolation; `export_separate_above` takes the nearest slice across thick slices, as Resample.
+    `skip_outside` "lung" runs no tile that does not touch the lungs' box, as all foreground of the training cases lies
+    in it.
     """
 
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
@@ -140,6 +142,7 @@ class InferenceSettings(Record):
     gaussian_peak: Literal["middle", "voxel"] = "middle"
     export_separate_above: float | None = None
     mirror_axes: tuple[Literal["S-I", "A-P", "L-R", 0, 1, 2], ...] = ()
+    skip_outside: Literal["lung"] | None = None
 
 
 class MemoryFigures(Record):
@@ -203,6 +206,8 @@ class Configuration(Record):
             wrong.append("steps must begin with orient or as_stored")
         elif wrong_axes := _wrong_mirror_axes(self.steps[0].step, self.inference.mirror_axes, self.dimension):
             wrong.append(wrong_axes)
+        if self.inference.skip_outside == "lung" and not self.tiles_hold_hu:
+            wrong.append("inference.skip_outside finds lungs in HU, which the tiles do not hold: it must be null")
         if len(self.patch_size) != self.dimension or self.network.dimension != self.dimension:
             wrong.append(f"patch_size and network must have {self.dimension} dimensions")
         elif any(size % stride for size, stride in zip(self.patch_size, self.network.total_stride, strict=True)):
@@ -222,6 +227,12 @@ class Configuration(Record):
     def channels(self) -> int:
         """Number of image channels."""
         return len(self.normalisation)
+
+    @property
+    def tiles_hold_hu(self) -> bool:
+        """Whether intensities of prepared CT are still HU, in known orientation: what a search for lungs needs."""
+        changed = any(step.step in ("clahe", "normalise") for step in self.steps)
+        return self.steps[0].step == "orient" and not changed
 
     @property
     def stage_channels(self) -> int:

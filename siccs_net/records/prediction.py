@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from siccs_net.records.base import Record
 from siccs_net.records.postprocessing import PostStep
 
+Skipped = Literal[
+    "outside the lungs",
+    "nothing",
+    "nothing: no lungs found",
+    "nothing: few tiles lie outside the lungs",
+    "nothing: foreground at the face of the lungs' box",
+]
+
+
+class Tiles(Record):
+    """How many tiles of the grid were run, and what was skipped.
+
+    Nothing is skipped where the plan does not say so (or `--no-skip`), where no pair of lungs is found, where nearly
+    every tile touches their box, and where foreground reaches a face of the box, which might cut it.
+    """
+
+    run: int
+    total: int
+    skipped: Skipped
+
 
 class PredictionRecord(Record):
     """CASE.json: hashes of a prediction's input, model and output, the folds of the ensemble and the volumes found.
 
+    `speed` is the preset that was asked for, `overlap` and `mirror_axes` what was used, `tiles` how many of them ran.
     `postprocessing` are the steps that were applied to the mask. `spacing` (z, y, x; mm) stands beside masks in TIFF,
     where readers of such stacks look for it.
     """
@@ -27,6 +48,10 @@ class PredictionRecord(Record):
     volumes_ml: dict[str, float]
     postprocessing: tuple[PostStep, ...] = ()
     spacing: tuple[float, float, float] | None = None
+    speed: Literal["fast", "balanced", "accurate"] = "balanced"
+    overlap: float | None = None
+    mirror_axes: tuple[str | int, ...] | None = None
+    tiles: Tiles | None = None
 
 
 class ProbabilityRecord(Record):

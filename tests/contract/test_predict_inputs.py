@@ -14,29 +14,39 @@ from PIL import Image as Pillow
 
 from siccs_net.errors import DataError, EnvironmentProblem, UsageError
 from siccs_net.geometry import Orientation, canonical_affine
+from siccs_net.inference.predictor import Answer
 from siccs_net.io.files import file_sha256
 from siccs_net.io.image import Segmentation, read_label, write_image
+from siccs_net.pipeline import predict as predict_module
 from siccs_net.pipeline.evaluate import evaluate, find_pairs
 from siccs_net.pipeline.predict import predict_scans
 from siccs_net.pipeline.scans import find_scans
+from siccs_net.records.plan import InferenceSettings
+from siccs_net.records.prediction import Tiles
 
 
 class _Model:
-    """The two lines of a Model that a batch needs: a threshold, or an error for one scan."""
+    """What a batch needs of a Model: a threshold, or an error for one scan."""
 
     sha256 = "0" * 64
     folds = ("0",)
+    speed = "balanced"
+    configuration = types.SimpleNamespace(inference=InferenceSettings())
 
     def __init__(self, **errors):
         self.errors = errors
         self.calls = 0
 
-    def predict(self, image, *, previous=None, show_progress):
+    def prepare(self, image):
+        return types.SimpleNamespace(image=image.array)
+
+    def segment(self, image, prepared, *, previous=None, probabilities=False, show_progress=False):
         self.calls += 1
         if image.sha256[0] in self.errors:
             raise self.errors[image.sha256[0]]
-        mask = (image.array[:1] > 0).astype(np.uint8)
-        return Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
+        mask = (prepared.image[:1] > 0).astype(np.uint8)
+        segmentation = Segmentation(mask, image.orientation, {"bright": (1,)}, image.header)
+        return Answer(segmentation, None, Tiles(run=1, total=1, skipped="nothing"))
 
 
 def _save(path, value=1, shape=(4, 5, 6)):
@@ -255,3 +265,50 @@ def test_two_masks_of_one_name_are_refused(pairs, folder):
     _save(getattr(pairs, folder) / "x.nii")
     with pytest.raises(UsageError, match=r"x\.nii and x\.nii\.gz"):
         pairs.evaluate()
+
+
+def _everything(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_reading_ahead_changes_nothing_but_the_time(tmp_path, monkeypatch):
+    """Five scans, a bad one in the middle, one whose output is there already: ahead as one after another."""
+    for number in range(5):
+        _save(tmp_path / "in" / f"{number}.nii.gz", number)
+    (tmp_path / "in" / "2.nii.gz").write_bytes(b"no gzip file")
+    found = {}
+    for ahead in (False, True):
+        monkeypatch.setattr(predict_module, "has_room", lambda *sizes, ahead=ahead, **more: ahead)
+        output = tmp_path / f"out{ahead}"
+        predict_scans(_Model(), [find_scans(tmp_path / "in", 1)[3]], output)
+        reported = []
+        outcomes = predict_scans(_Model(), find_scans(tmp_path / "in", 1), output, on_outcome=reported.append)
+        assert outcomes == reported
+        assert [outcome.status for outcome in outcomes] == ["written", "written", "refused", "kept", "written"]
+        assert "2.nii.gz" in str(outcomes[2].error)
+        found[ahead] = _everything(output)
+    assert found[True] == found[False]
+
+
+def test_an_interrupted_batch_leaves_whole_files_only(tmp_path):
+    class Interrupted(_Model):
+        def segment(self, image, prepared, **settings):
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().segment(image, prepared, **settings)
+
+    for number in range(4):
+        _save(tmp_path / "in" / f"{number}.nii.gz", number + 1)
+    scans = find_scans(tmp_path / "in", 1)
+    with pytest.raises(KeyboardInterrupt):
+        predict_scans(Interrupted(), scans, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.json", "0.nii.gz", "1.json", "1.nii.gz"]
+    outcomes = predict_scans(_Model(), scans, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["kept", "kept", "written", "written"]
+
+
+def test_the_record_says_what_was_used(tmp_path):
+    predict_scans(_Model(), find_scans(_save(tmp_path / "in" / "a.nii.gz"), 1), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert record["tiles"] == {"run": 1, "total": 1, "skipped": "nothing"}
+    assert (record["speed"], record["overlap"], record["mirror_axes"]) == ("balanced", 0.5, [])
