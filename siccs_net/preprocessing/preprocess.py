@@ -186,7 +186,7 @@ def _check_channels(image: Image, configuration: Configuration, case: str) -> No
         raise DataError(f"case {case!r} has another number of channels than the plan", found=found, expected=expected)
 
 
-def _apply(step: Step, state: _Prepared, dtype: str) -> _Prepared:
+def _apply(step: Step, state: _Prepared, dtype: str = "float32") -> _Prepared:
     match step:
         case Orient() | AsStored():
             return _transposed(step.transpose, state)
