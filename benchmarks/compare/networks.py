@@ -34,9 +34,10 @@ def _network(patch: tuple[int, ...], *, plain: bool) -> tuple[nn.Module, Tensor]
     network = build_network(paper_network())
     for _, parameter in sorted(network.named_parameters()):
         torch.nn.init.normal_(parameter, std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
+    image = torch.randn(1, 1, *patch)  # before the plain modules, which draw weights of their own
     network = make_plain(network) if plain else network
     network(torch.randn(1, 1, *LIBRARIES))  # loads what torch loads at a first pass, else part of the memory
-    return network, torch.randn(1, 1, *patch)
+    return network, image
 
 
 def forward(patch: tuple[int, ...], plain: bool, folder: Path) -> Run:
