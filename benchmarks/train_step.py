@@ -77,8 +77,18 @@ class PlainMerge(nn.Module):
         return nn.functional.linear(joined, self.weight, self.bias).movedim(-1, 1)
 
 
+def plain_up(up: nn.Module) -> nn.Module:
+    """Return torch's transposed convolution with the same parameters."""
+    kind = nn.ConvTranspose2d if len(up.kernel_size) == 2 else nn.ConvTranspose3d
+    plain = kind(up.in_channels, up.out_channels, up.kernel_size, up.stride)
+    plain.weight, plain.bias = up.weight, up.bias
+    return plain
+
+
 def make_plain(network: nn.Module) -> nn.Module:
-    """Replace every block, merge and downsampling in place."""
+    """Replace every block, merge, upsampling and downsampling in place."""
+    for number, up in enumerate(network.up):
+        network.up[number] = plain_up(up)
     for number, (down, merge) in enumerate(zip(network.down, network.merge, strict=True)):
         network.down[number], network.merge[number] = nn.Sequential(*down), PlainMerge(merge)
     for level in (*network.encoder, *network.decoder):

@@ -113,11 +113,24 @@ def run_parts(function: Callable[[Item], Result], parts: Sequence[Item]) -> list
     Spare are those on which `run_all` works at no item: the last case of a dataset, or a case by itself, is worked on
     by all of them, and cases side by side by one thread each. The first exception is raised as it was.
     """
-    threads = min(len(parts), available_cpus() - max(_ITEMS.count, 1) + 1) if len(parts) > 1 else 1
-    if threads <= 1:
+    helpers = min(len(parts) - 1, available_cpus() - max(_ITEMS.count, 1))
+    if helpers < 1:
         return [function(part) for part in parts]
-    with ThreadPoolExecutor(threads, thread_name_prefix="siccs-part") as pool:
-        return list(pool.map(function, parts))
+    results: dict[int, Result] = {}
+    numbers = iter(range(len(parts)))
+
+    def work() -> (
+        None
+    ):  # the calling thread is one of the workers; taking the next number is one step of the interpreter
+        for number in numbers:
+            results[number] = function(parts[number])
+
+    with ThreadPoolExecutor(helpers, thread_name_prefix="siccs-part") as pool:
+        others = [pool.submit(work) for _ in range(helpers)]
+        work()
+        for other in others:
+            other.result()
+    return [results[number] for number in range(len(parts))]
 
 
 def split(count: int, *, most: int | None = None) -> list[slice]:

@@ -36,7 +36,8 @@ def _network(patch: tuple[int, ...], *, plain: bool) -> tuple[nn.Module, Tensor]
         torch.nn.init.normal_(parameter, std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
     image = torch.randn(1, 1, *patch)  # before the plain modules, which draw weights of their own
     network = make_plain(network) if plain else network
-    network(torch.randn(1, 1, *LIBRARIES))  # loads what torch loads at a first pass, else part of the memory
+    # Loads what torch loads at a first pass, which would be part of the memory.
+    network.train()(torch.randn(1, 1, *LIBRARIES)).square().mean().backward()
     return network, image
 
 

@@ -24,6 +24,7 @@ Forward = Callable[[NDArray[Any], Padding], Tensor]
 makes them patches, to the ensemble's mean logits [b, classes, *patch]. Padding is 0 after normalisation."""
 
 _SLICES_TOGETHER = 8
+_PLANES_HANDED_ON = 16
 _SMALLEST_WEIGHT = 1e-4
 
 
@@ -137,10 +138,12 @@ def sliding_window(
                 _accumulate(slab, base, axes, place, one[:, None] if flat else one)
             on_tiles(len(batch))
         end = max(groups[number + 1][0], 0) if number + 1 < len(groups) else depth.size
-        done = slab[:, : end - base] * in_plane
-        done /= torch.from_numpy(depth.total[base:end]).to(device)[:, None, None]
-        yield base, done.cpu().numpy()
-        slab = _roll(slab, end - base)
+        for start in range(base, end, _PLANES_HANDED_ON):
+            stop = min(start + _PLANES_HANDED_ON, end)
+            done = slab[:, start - base : stop - base] * in_plane
+            done /= torch.from_numpy(depth.total[start:stop]).to(device)[:, None, None]
+            yield start, done.cpu().numpy()
+        _roll(slab, end - base)
         base = end
 
 
@@ -161,10 +164,10 @@ def _accumulate(slab: Tensor, base: int, axes: Sequence[Axis], place: Sequence[i
     target.addcmul_(logits[:, dz, dy, dx].to(slab.device, torch.float32), weights)
 
 
-def _roll(slab: Tensor, planes: int) -> Tensor:
-    """Drop finished planes and make room for as many new ones."""
-    kept = slab.shape[1] - planes
-    if kept > 0:
-        slab[:, :kept] = slab[:, planes:].clone()
-    slab[:, max(kept, 0) :] = 0
-    return slab
+def _roll(slab: Tensor, planes: int) -> None:
+    """Drop finished planes and make room for as many new ones, in place and without a copy of the slab."""
+    kept = max(slab.shape[1] - planes, 0)
+    for first in range(0, kept, max(planes, 1)):
+        part = min(planes, kept - first)
+        slab[:, first : first + part] = slab[:, first + planes : first + planes + part]
+    slab[:, kept:] = 0

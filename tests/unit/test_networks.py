@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from siccs_net.errors import UsageError
 from siccs_net.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, deep_supervision_weights
-from siccs_net.networks.blocks import Conv3d, ConvNeXtBlock, LinearUpsampling, StochasticDepth
+from siccs_net.networks import blocks
+from siccs_net.networks.blocks import CHANNELS_LAST, Conv3d, ConvNeXtBlock, LinearUpsampling, StochasticDepth
 from siccs_net.networks.build import build_network, output_strides
 from siccs_net.networks.shapes import feature_shapes
 from siccs_net.planners.parameters import parameter_count
@@ -370,3 +371,36 @@ def test_learns(spec: NetworkSpec) -> None:
         optimizer.step()
         losses.append(value.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(2, (2, 5, 6, 7)), (3, (2, 5, 4, 6, 3))])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_upsampling_by_a_product_is_the_transposed_convolution(kind, shape, channels_last):
+    stride = (2, 3, 1)[:kind] if kind == 3 else (2, 3)
+    own = blocks.TRANSPOSED_CONV[kind](shape[1], 4, stride, stride).double()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    given = x.contiguous(memory_format=CHANNELS_LAST[kind]) if channels_last else x
+    convolve = torch.nn.functional.conv_transpose2d if kind == 2 else torch.nn.functional.conv_transpose3d
+    expected = convolve(given, own.weight, own.bias, stride)
+    torch.testing.assert_close(own(given), expected)
+    above = torch.randn_like(expected)
+    ours = torch.autograd.grad(own(given), [x, own.weight, own.bias], above)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, [x, own.weight, own.bias], above))
+
+
+def test_merging_is_the_convolution_of_both_inputs_joined():
+    merge = blocks.MergingConv(8, 3).double()
+    one, other = torch.randn(2, 5, 4, 3, 6, dtype=torch.float64), torch.randn(2, 3, 4, 3, 6, dtype=torch.float64)
+    joined = blocks.PointwiseConv.forward(merge, torch.cat([one, other], 1))
+    torch.testing.assert_close(merge(one, other), joined)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_single_channel_takes_the_same_convolution(stride):
+    conv = blocks.Conv3d(1, 6, 3, stride, padding=1)
+    x = torch.randn(1, 1, 9, 8, 7, requires_grad=True)
+    assert blocks.is_single_channel(x)
+    expected = torch.nn.functional.conv3d(x, conv.weight, conv.bias, stride, 1)
+    torch.testing.assert_close(conv(x), expected)
+    ours = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.square().sum(), [x, conv.weight, conv.bias]))
