@@ -27,12 +27,33 @@ EXPORTED_MASK_MIB = 184 * 366 * 512 / 2**20
 TARGETS = {
     "resample_image": Target("image to 1 mm, order 3", 30, "≤ 2e-3 HU", memory=5),
     "resample_labels": Target("labels to 1 mm", 10, "but for ties and nnU-Net's holes where classes meet"),
-    "export": Target("4 classes to the scan's grid, mask only", 40, "≥ 99.999 %", mib=2 * EXPORTED_MASK_MIB + 64),
-    "clahe": Target("CLAHE of 320×320×40", 7, "≤ 1 level of 2^14"),
+    "export": Target(
+        "4 classes to the scan's grid, mask only",
+        40,
+        "≥ 99.999 %",
+        mib=2 * EXPORTED_MASK_MIB + 64,
+        note="Gathers of the corners of mixed cells limit it: sixteen a voxel. Whole planes in a call, two threads, a "
+        "box round the mixed cells and class numbers by arithmetic were added; nnU-Net's side is twice as fast here as "
+        "on the machine of the target.",
+    ),
+    "clahe": Target(
+        "CLAHE of 320×320×40",
+        7,
+        "≤ 1 level of 2^14",
+        note="Equal to the bit, so products are taken in float64 in scikit-image's order; two threads of short numpy "
+        "calls gain a tenth to two fifths, as the system places them. Larger blocks and more threads were tried.",
+    ),
     "read": Target("read a .nii.gz of 40 MB, checked", 1.5, "every voxel"),
     "surface": Target("NSD and HD95, 5 classes, 160×320×400", 5, "1e-9", memory=8),
     "preprocess": Target("one CT from file to stored case at 1 mm", 15, "as image and labels", memory=4),
-    "predict": Target("one CT from file to mask, 2 folds, the same network", 3, "≥ 99.99 %", memory=3),
+    "predict": Target(
+        "one CT from file to mask, 2 folds, the same network",
+        3,
+        "≥ 99.99 %",
+        memory=3,
+        note="Nine tenths of our time is the network, which both sides share; every tile touches the lungs, so none is "
+        "skipped.",
+    ),
     "predict_plain": Target("the same, its network in plain PyTorch modules", None, "≥ 99.99 %"),
     "loader": Target("patches read and augmented", 2.2, "distributions"),
     "forward": Target("forward pass of the paper's network, 96³", 3.5, "≤ 1e-4", aim=5),
