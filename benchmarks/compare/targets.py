@@ -64,8 +64,8 @@ TARGETS = {
         "≤ 1e-5 of the gradient's norm",
         memory=3,
         aim=8,
-        note="Nine matrix products a block, two of them to compute the expansion again, which is what keeps the memory; "
-        "huge pages, chunks of 256 KiB to 2 MiB and LayerNorm without its affine were tried and gained nothing.",
+        note="Nine matrix products a block, two of them to compute the expansion again, which keeps the memory; huge "
+        "pages, chunks of 256 KiB to 2 MiB and LayerNorm without its affine were tried and gained nothing.",
     ),
     "training_step_channels_last": Target("the same", 2.5, "≤ 1e-5 of the gradient's norm"),
     "plan_and_preprocess": Target("`siccs_plan_and_preprocess`, Dataset501 2d", 8, "as many cases"),
