@@ -51,8 +51,8 @@ _ITEMS, _PRODUCTS = _Working(), _Working()
 def one_thread_a_product() -> contextlib.AbstractContextManager[None]:
     """Inside, numpy's matrix products run on the thread that asks for them, in every thread of the process.
 
-    OpenBLAS splits a product over threads that wait for each other: up to twenty times slower where the cores are
-    busy with other cases, or with the other parts of this one.
+    OpenBLAS splits a product over threads that wait for each other: much slower where the
+    cores are busy with other cases, or with the other parts of this one.
     """
     return _PRODUCTS.one_more(lambda: _blas().limit(limits=1))
 
