@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from siccs_net.io.memory import free_bytes
+
 _BYTES_A_STORED_BYTE = 12
 """Least memory of a stored byte while its scan is prepared: inflated 3 to 4 times, then as float32 and a copy."""
 _COPIES = 3
@@ -13,23 +15,9 @@ _SHARE = 0.5
 """A scan is read ahead only where it takes less than this share of what is free: the one at work needs the rest."""
 
 
-def available_bytes() -> int | None:
-    """Return the memory that is free for this process (the machine's and its control group's); None where unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such group, or "max"
-        return free
-
-
 def has_room(following: Iterable[Path], current: Iterable[Path], held_bytes: int) -> bool:
     """Say whether the files of a following scan may be read while the current one, `held_bytes` large, is at work."""
-    free = available_bytes()
+    free = free_bytes()
     if free is None:
         return False
     stored, own = _stored(following), max(_stored(current), 1)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siccs_net.io.memory import free_bytes
 from siccs_net.pipeline import memory
-from siccs_net.pipeline.memory import available_bytes, has_room
+from siccs_net.pipeline.memory import has_room
 from siccs_net.pipeline.stages import Stages
 
 
@@ -155,14 +156,14 @@ def test_an_interrupt_waits_for_what_is_being_written():
 
 
 def test_there_is_room_for_small_files_only(tmp_path, monkeypatch):
-    assert available_bytes() > 0
+    assert free_bytes() > 0
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(bytes(1000))
     large.write_bytes(bytes(5000))
-    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100_000)
     assert has_room([small], [small], held_bytes=0)
     assert not has_room([large], [small], held_bytes=0)  # 12 times 5,000 is more than half of what is free
     assert not has_room([small], [small], held_bytes=20_000)  # as its like took 20,000, three times over
     assert has_room([tmp_path / "missing"], [small], held_bytes=20_000)
-    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
     assert not has_room([small], [small], held_bytes=0)
