@@ -93,28 +93,32 @@ def main() -> None:
 def _prepare(store: PreparedStore, scan: Path, cases: int) -> tuple[int, ...]:
     image = np.asanyarray(nib.load(scan).dataobj).T
     label = np.digitize(image, (-950, -700, -200)).astype(np.uint8)
-    shape = (label.shape[0], label.shape[1], label.shape[2])
-    whole = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
     for number in range(cases):
-        record = PreparedRecord(
-            case=f"case_{number}",
-            recipe_sha256="",
-            input_sha256=(),
-            image_sha256="",
-            label_sha256=None,
-            geometry=CaseGeometry(
-                canonical_spacing_mm=(1, 1, 1),
-                oriented_shape=shape,
-                crop_box=whole,
-                prepared_shape=shape,
-                transpose=(0, 1, 2),
-            ),
-            statistics_all=(),
-            statistics_foreground=(),
-            label_voxels={},
-        )
-        store.save(PreparedCase(image.astype(np.int16)[None], label, record))
-    return shape
+        store.save(PreparedCase(image.astype(np.int16)[None], label, bare_record(f"case_{number}", label.shape)))
+    return label.shape
+
+
+def bare_record(case: str, shape: Sequence[int]) -> PreparedRecord:
+    """Return the record of a case that was not cropped or resampled, [z, y, x] at 1 mm, without statistics."""
+    z, y, x = shape
+    geometry = CaseGeometry(
+        canonical_spacing_mm=(1, 1, 1),
+        oriented_shape=(z, y, x),
+        crop_box=((0, z), (0, y), (0, x)),
+        prepared_shape=(z, y, x),
+        transpose=(0, 1, 2),
+    )
+    return PreparedRecord(
+        case=case,
+        recipe_sha256="",
+        input_sha256=(),
+        image_sha256="",
+        label_sha256=None,
+        geometry=geometry,
+        statistics_all=(),
+        statistics_foreground=(),
+        label_voxels={},
+    )
 
 
 def _time_index(store: PreparedStore, cases: Sequence[str]) -> None:

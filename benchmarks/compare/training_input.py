@@ -76,32 +76,17 @@ def at_one_mm() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 
 def store_ours(folder: Path, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Any:
     """Store the cases as preprocessing does, int16; return the store."""
+    from benchmarks.patch_reading import bare_record
     from siccs_net.io.store import PreparedCase, PreparedStore
     from siccs_net.preprocessing.statistics import measure
-    from siccs_net.records.case import CaseGeometry, PreparedRecord
 
     stored = np.rint(image).astype(np.int16)
-    shape = (label.shape[0], label.shape[1], label.shape[2])
-    whole = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    geometry = CaseGeometry(
-        canonical_spacing_mm=(1, 1, 1), oriented_shape=shape, crop_box=whole, prepared_shape=shape, transpose=(0, 1, 2)
-    )
-    foreground = (measure(stored[label > 0]),)
+    statistics = {"statistics_all": (measure(stored),), "statistics_foreground": (measure(stored[label > 0]),)}
     store = PreparedStore(folder, 3)
     if folder.exists():  # another process of this side was here before
         return store
     for number, axes in enumerate(FLIPS):
-        record = PreparedRecord(
-            case=f"case_{number}",
-            recipe_sha256="",
-            input_sha256=(),
-            image_sha256="",
-            label_sha256=None,
-            geometry=geometry,
-            statistics_all=(measure(stored),),
-            statistics_foreground=foreground,
-            label_voxels={},
-        )
+        record = bare_record(f"case_{number}", label.shape).model_copy(update=statistics)
         store.save(PreparedCase(np.flip(stored, axes)[None], np.ascontiguousarray(np.flip(label, axes)), record))
     return store
 

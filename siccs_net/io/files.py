@@ -50,7 +50,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_buffer(path: Path) -> memoryview:
-    """Return a file's bytes in memory of numpy's, which asks for large pages: twice as fast as `read_bytes` for 40 MB.
+    """Return a file's bytes in memory of numpy's, which asks for large pages: faster for large files.
 
     Raises MissingPathError, or EnvironmentProblem when it cannot be read.
     """

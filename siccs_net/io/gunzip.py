@@ -48,8 +48,8 @@ def gunzip_start(data: bytes | memoryview, size: int) -> bytes:
 def gunzip(data: bytes | memoryview, *, limit: int = MAX_DECODED_BYTES) -> memoryview:
     """Return the inflated bytes of a gzip file of one or more members.
 
-    They are inflated in pieces that stay in the processor's cache, into one buffer of the size that the file states:
-    one large output was a third slower. Raises ImageError for a truncated file, a wrong CRC or length, bytes that
+    They are inflated in pieces that stay in the processor's cache, into one buffer of the size that the file states.
+    Raises ImageError for a truncated file, a wrong CRC or length, bytes that
     follow the last member, or more than `limit` bytes of content.
     """
     content = _Content(_stated_size(data), limit)

@@ -59,7 +59,7 @@ class Record(BaseModel):
 
 
 def _pretty(value: Any, indent: str = "\n") -> str:
-    """Return what json.dumps(value, indent=1) does, twenty times faster: json's C code writes the lists of numbers.
+    """Return what json.dumps(value, indent=1) does, faster: json's C code writes the lists of numbers.
 
     Asked to indent, json takes its Python code instead, which holds up every other thread.
     """
