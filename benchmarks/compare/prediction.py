@@ -54,11 +54,13 @@ def our_model(folder: Path) -> Model:
     """Return the model of two folds in float32, as load_model makes it."""
     import torch
 
+    from siccs_net.cli.process import share_heap
     from siccs_net.inference.ensemble import Member
     from siccs_net.inference.predictor import Model
     from siccs_net.networks.numerics import choose_numerics
     from siccs_net.records.dataset import DatasetDescription
 
+    share_heap()  # as siccs_predict does
     device = torch.device("cpu")
     members = [
         Member(str(fold), network, our_normalisation(), f"weights {fold}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from siccs_net.cli.options import add_device, new_parser
-from siccs_net.cli.process import Run
+from siccs_net.cli.process import Run, share_heap
 
 if TYPE_CHECKING:
     from siccs_net.inference.predictor import Model
@@ -101,6 +101,7 @@ def run(run: Run) -> int:
     from siccs_net.pipeline.predict import postprocessing_of, predict_scans
     from siccs_net.pipeline.scans import find_scans, part_of, with_previous_masks
 
+    share_heap()
     args = run.args
     folder = _model_folder(run)
     previous: Path | Literal[False] | None = args.previous_model

@@ -184,6 +184,20 @@ def keep_heap() -> None:
 
     For our commands only, never on import; memory use stays at its peak.
     """
+    trim_threshold, mmap_max, top_pad = -1, -4, -2
+    _tell_allocator({mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 << 20})
+
+
+def share_heap() -> None:
+    """Tell glibc to use one heap for all threads, so that what one keeps another can use.
+
+    For few large arrays; threads that ask for many small ones at once would wait for each other.
+    """
+    arena_max = -8
+    _tell_allocator({arena_max: 1})
+
+
+def _tell_allocator(options: dict[int, int]) -> None:
     if sys.platform != "linux":
         return
     try:
@@ -191,10 +205,8 @@ def keep_heap() -> None:
     except OSError:
         logger.debug("not glibc: the allocator is left as it is")
         return
-    trim_threshold, mmap_max, top_pad = -1, -4, -2
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 64 << 20)
+    for option, value in options.items():
+        libc.mallopt(option, value)
 
 
 def _write_report(run: Run, code: int, message: str | None, seconds: float) -> None:

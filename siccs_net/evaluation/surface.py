@@ -25,6 +25,8 @@ from siccs_net.evaluation.overlap import check_pair, code_table, lookup
 TOLERANCES_MM = (2.0, 5.0)
 _PERCENTILE = 95
 _BITS = 8
+_SLAB_VOXELS = 2**20
+_QUERIED = 2**16
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SurfaceMetrics:
 class _Surface:
     """Surface voxels of one mask: flat indices [n], class bits [n], and the other mask's surface bits there [n]."""
 
-    voxels: NDArray[np.int64]
+    voxels: NDArray[np.unsignedinteger]
     bits: NDArray[np.uint8]
     other: NDArray[np.uint8]
 
@@ -105,45 +107,72 @@ def _crop(pair: Sequence[NDArray[Any]], classes: Mapping[str, Sequence[int]]) ->
 def _surfaces(
     pair: Sequence[NDArray[Any]], batch: Sequence[frozenset[int]], ignore_label: int | None
 ) -> tuple[_Surface, _Surface]:
-    prediction, reference = (_memberships(labels, batch) for labels in pair)
-    ignored = None if ignore_label is None else pair[1] == ignore_label
-    predicted, wanted = _edges(prediction, ignored), _edges(reference, ignored)
-    return _sparse(predicted, wanted), _sparse(wanted, predicted)
+    """Return the surface voxels of both masks, slab by slab: no whole volume of bits is ever held."""
+    table = _membership_table(batch)
+    predicted: list[_Surface] = []
+    wanted: list[_Surface] = []
+    planes = len(pair[0])
+    plane_voxels = math.prod(pair[0].shape[1:])
+    step = max(1, _SLAB_VOXELS // max(plane_voxels, 1))
+    index_type = np.min_scalar_type(planes * plane_voxels)
+    for first in range(0, planes, step):
+        slab = range(first, min(first + step, planes))
+        one, other = (_edges(labels, slab, table, pair[1], ignore_label).ravel() for labels in pair)
+        predicted.append(_sparse(one, other, first * plane_voxels, index_type))
+        wanted.append(_sparse(other, one, first * plane_voxels, index_type))
+    return _joined(predicted), _joined(wanted)
 
 
-def _memberships(labels: NDArray[Any], batch: Sequence[frozenset[int]]) -> NDArray[np.uint8]:
-    """Return a byte for each voxel whose bit i says that it belongs to batch[i]."""
+def _membership_table(batch: Sequence[frozenset[int]]) -> NDArray[np.uint8]:
+    """Return the byte of each label value whose bit i says that it belongs to batch[i]."""
     values = {value for members in batch for value in members}
     codes = {value: sum(1 << bit for bit, members in enumerate(batch) if value in members) for value in values}
-    table = code_table(codes, np.uint8)
-    bits = np.empty(labels.shape, np.uint8)
-    # Plane by plane, because indexing needs eight bytes a voxel.
-    for plane, source in enumerate(labels):
-        bits[plane] = lookup(np.asarray(source), table)
-    return bits
+    return code_table(codes, np.uint8)
 
 
-def _edges(bits: NDArray[np.uint8], ignored: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    """Return the bits of each voxel that a face neighbour lacks; outside all bits are 0, ignored neighbours have all.
+def _edges(
+    labels: NDArray[Any], slab: range, table: NDArray[np.uint8], reference: NDArray[Any], ignore_label: int | None
+) -> NDArray[np.uint8]:
+    """Return the bits of each voxel of a slab of planes that a face neighbour lacks.
 
-    Ignored voxels themselves are left without a bit. Changes `bits`.
+    Outside of the volume all bits are 0. Ignored voxels are left without a bit and lack none to their neighbours.
     """
-    if ignored is not None:
+    first, end = max(slab.start - 1, 0), min(slab.stop + 1, len(labels))
+    bits = np.empty((end - first, *labels.shape[1:]), np.uint8)
+    # Plane by plane, because indexing needs eight bytes a voxel.
+    for plane, source in zip(bits, labels[first:end], strict=True):
+        plane[...] = lookup(np.asarray(source), table)
+    around = bits
+    if ignore_label is not None:
+        ignored = reference[first:end] == ignore_label
         bits[ignored] = 0
+        around = np.where(ignored, np.uint8(255), bits)
     inner = bits.copy()
-    around = bits if ignored is None else np.where(ignored, np.uint8(255), bits)
     for axis in range(bits.ndim):
         source, target = np.moveaxis(around, axis, 0), np.moveaxis(inner, axis, 0)
         target[1:] &= source[:-1]
         target[:-1] &= source[1:]
-        target[:1] = 0
-        target[-1:] = 0
-    return np.bitwise_xor(bits, inner, out=inner)
+        if axis > 0 or first == 0:
+            target[:1] = 0
+        if axis > 0 or end == len(labels):
+            target[-1:] = 0
+    np.bitwise_xor(bits, inner, out=inner)
+    return inner[slab.start - first : slab.stop - first]
 
 
-def _sparse(edges: NDArray[np.uint8], other: NDArray[np.uint8]) -> _Surface:
+def _sparse(edges: NDArray[np.uint8], other: NDArray[np.uint8], offset: int, index_type: np.dtype[Any]) -> _Surface:
     voxels = np.flatnonzero(edges != 0)
-    return _Surface(voxels, edges.ravel()[voxels], other.ravel()[voxels])
+    return _Surface((voxels + offset).astype(index_type), edges[voxels], other[voxels])
+
+
+def _joined(parts: Sequence[_Surface]) -> _Surface:
+    if not parts:
+        return _Surface(np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.uint8))
+    return _Surface(
+        np.concatenate([part.voxels for part in parts]),
+        np.concatenate([part.bits for part in parts]),
+        np.concatenate([part.other for part in parts]),
+    )
 
 
 def _distances(
@@ -171,16 +200,23 @@ def _directed(
     if not shared.all():
         # Voxel centres lie on a lattice: splitting cells in the middle builds faster and queries as fast.
         tree = cKDTree(_positions(targets, shape, spacing), balanced_tree=False, compact_nodes=False)
-        apart = start.voxels[own][~shared]
-        distances[~shared] = tree.query(_positions(apart, shape, spacing), workers=workers)[0]
+        apart = np.flatnonzero(~shared)
+        voxels = start.voxels[own]
+        for first in range(0, len(apart), _QUERIED):  # in pieces, whose positions and answers are small
+            piece = apart[first : first + _QUERIED]
+            distances[piece] = tree.query(_positions(voxels[piece], shape, spacing), workers=workers)[0]
     return distances
 
 
-def _positions(voxels: NDArray[np.int64], shape: tuple[int, ...], spacing: Sequence[float]) -> NDArray[np.float64]:
+def _positions(
+    voxels: NDArray[np.unsignedinteger], shape: tuple[int, ...], spacing: Sequence[float]
+) -> NDArray[np.float64]:
     """Return the centres in mm [n, axes] of flat voxel indices [n]."""
     positions = np.empty((len(voxels), len(shape)))
-    for axis, (index, step) in enumerate(zip(np.unravel_index(voxels, shape), spacing, strict=True)):
-        np.multiply(index, step, out=positions[:, axis])
+    rest = voxels
+    for axis in reversed(range(len(shape))):
+        rest, index = np.divmod(rest, voxels.dtype.type(shape[axis]))
+        np.multiply(index, spacing[axis], out=positions[:, axis])
     return positions
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from siccs_net.inference.sliding_window import Padding
 from siccs_net.networks.numerics import autocast
+from siccs_net.parallel import run_parts
 from siccs_net.preprocessing.previous_stage import one_hot
 from siccs_net.preprocessing.statistics import apply_normalisation
 from siccs_net.records.checkpoint import Numerics
@@ -31,11 +32,16 @@ class Member:
     weights_sha256: str = ""
 
 
+_Pass = tuple[Member, tuple[int, ...]]
+"""A member, and the spatial axes along which its input is mirrored."""
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """Mean of logits over mirrors, then over folds, in float32 (contracts 9).
 
-    With `stage_labels` the last channel of the tiles is the previous stage's segmentation, with so many labels.
+    On a CPU, passes through networks run `side_by_side`, so many at once. With `stage_labels` the last channel of the
+    tiles is the previous stage's segmentation, with so many labels.
     """
 
     members: Sequence[Member]
@@ -43,17 +49,38 @@ class Ensemble:
     device: torch.device
     numerics: Numerics
     stage_labels: int = 0
+    side_by_side: int = 1
 
-    @torch.inference_mode()
     def __call__(self, tiles: NDArray[Any], padding: Padding) -> Tensor:
         """Return mean logits [b, classes, *patch] for prepared tiles [b, c, *inside]."""
-        total: Tensor | None = None
-        for member in self.members:
-            logits = self._mirrored(member.network, self._prepare(tiles, padding, member.normalisation))
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            raise RuntimeError("an ensemble has at least one member")
-        return total.div_(len(self.members))
+        axes = self.mirror_axes
+        flips = [flip for size in range(len(axes) + 1) for flip in itertools.combinations(axes, size)]
+        passes = [(member, flip) for member in self.members for flip in flips]
+        found = self._run_all(passes, tiles, padding)
+        with torch.inference_mode():
+            return _mean((_mean(found, len(flips)) for _ in self.members), len(self.members))
+
+    def _run_all(self, passes: Sequence[_Pass], tiles: NDArray[Any], padding: Padding) -> Iterator[Tensor]:
+        """Yield the logits of each pass in order; on a CPU `side_by_side` passes are computed at once.
+
+        A small network has operations too short to be worth dividing among cores; whole passes are.
+        """
+        together = max(self.side_by_side, 1)
+        threads = torch.get_num_threads()
+
+        def run(one: _Pass) -> Tensor:
+            if together > 1:
+                torch.set_num_threads(max(1, threads // together))
+            with torch.inference_mode():
+                return self._run(one, self._prepare(tiles, padding, one[0].normalisation))
+
+        for first in range(0, len(passes), together):
+            try:
+                found = run_parts(run, passes[first : first + together])
+            finally:
+                if together > 1:
+                    torch.set_num_threads(threads)
+            yield from found
 
     def _prepare(self, tiles: NDArray[Any], padding: Padding, normalisation: Normalisation) -> Tensor:
         normalised = np.stack([self._input(tile, normalisation) for tile in tiles])
@@ -68,20 +95,21 @@ class Ensemble:
         shown = one_hot(tile[-1], self.stage_labels)
         return np.concatenate([apply_normalisation(tile[:-1], normalisation), shown])
 
-    def _mirrored(self, network: nn.Module, images: Tensor) -> Tensor:
-        flips = [
-            flip for size in range(len(self.mirror_axes) + 1) for flip in itertools.combinations(self.mirror_axes, size)
-        ]
-        total: Tensor | None = None
-        for flip in flips:
-            axes = [axis + 2 for axis in flip]
-            with autocast(self.numerics):
-                logits = _finest(network(images.flip(axes) if axes else images))
-            logits = (logits.flip(axes) if axes else logits).float()
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            raise RuntimeError("there is always the image itself")
-        return total.div_(len(flips))
+    def _run(self, one: _Pass, images: Tensor) -> Tensor:
+        member, flip = one
+        axes = [axis + 2 for axis in flip]
+        with autocast(self.numerics):
+            logits = _finest(member.network(images.flip(axes) if axes else images))
+        return (logits.flip(axes) if axes else logits).float()
+
+
+def _mean(values: Iterable[Tensor], count: int) -> Tensor:
+    """Return the mean of the next `count` values; takes no more of them."""
+    some = itertools.islice(values, count)
+    total = next(some)
+    for value in some:
+        total.add_(value)
+    return total.div_(count)
 
 
 def _finest(outputs: Any) -> Tensor:

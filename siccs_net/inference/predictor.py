@@ -22,7 +22,7 @@ from siccs_net.inference.model_folder import choose_folds, one_configuration, pr
 from siccs_net.inference.skipping import ForegroundAtFaceError, Window, lung_window, whole_window
 from siccs_net.inference.sliding_window import Slab
 from siccs_net.inference.speed import SPEEDS, Speed
-from siccs_net.inference.tiles import run_tiles, tile_grid
+from siccs_net.inference.tiles import passes_together, run_tiles, tile_grid
 from siccs_net.io import files
 from siccs_net.io.checkpoint import read_tensors
 from siccs_net.io.dataset import read_description
@@ -244,7 +244,8 @@ class Model:
             for member in self.members
         ]
         mirror = self.configuration.patch_axes(self.configuration.inference.mirror_axes)
-        return Ensemble(members, mirror, self.device, self.numerics, self.configuration.stage_channels)
+        together = passes_together(self.configuration, self.device)
+        return Ensemble(members, mirror, self.device, self.numerics, self.configuration.stage_channels, together)
 
 
 def as_image(

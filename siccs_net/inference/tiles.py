@@ -24,6 +24,8 @@ from siccs_net.records.plan import Configuration
 _VOXELS_TOGETHER = 2_000_000
 """As many voxels keep a GPU busy; more only take memory."""
 _SHARE_OF_FREE = 0.5
+_PASSES_BYTES = 2**29
+"""What the activations of all passes on a CPU may take together."""
 
 
 def tile_grid(prepared: PreparedCase, configuration: Configuration) -> tuple[Axis, Axis, Axis]:
@@ -83,6 +85,17 @@ def tiles_together(configuration: Configuration, device: torch.device) -> int:
     needed = inference_memory(configuration.network, configuration.patch_size, activation_bytes=4)
     fit = int(free * _SHARE_OF_FREE) // (needed.activation_bytes + needed.workspace_bytes)
     return max(1, min(useful, fit))
+
+
+def passes_together(configuration: Configuration, device: torch.device) -> int:
+    """Return how many passes through networks to run at once: on a CPU one a core where their activations are small.
+
+    One pass of a large network divides its operations among all cores as well, and takes memory once.
+    """
+    if device.type != "cpu":
+        return 1
+    needed = inference_memory(configuration.network, configuration.patch_size, activation_bytes=4)
+    return min(torch.get_num_threads(), max(1, _PASSES_BYTES // needed.activation_bytes))
 
 
 def _shown(prepared: PreparedCase, configuration: Configuration) -> NDArray[Any]:

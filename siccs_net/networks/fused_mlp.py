@@ -1,8 +1,9 @@
 """The channel mixing of a ConvNeXt V2 block on a CPU, in chunks of rows that stay in the processor's cache.
 
 LayerNorm, expansion, GELU, GRN, projection and the sum with the input as one function of rows [b, rows, c]. The
-expanded rows, four times as wide, never exist as a whole: GRN needs only each channel's sum of squares, so the
-expansion is computed once for it and once more for the projection, and again in the backward pass. LayerNorm's scale
+expanded rows, four times as wide, never exist as a whole while the network learns: GRN needs only each channel's sum of
+squares, so the expansion is computed once for it and once more for the projection, and again in the backward pass, for
+which the normalised rows are kept. LayerNorm's scale
 and shift are folded into the expansion's weights, GRN's into the projection's. For one sample, with h = LayerNorm(y)
 without scale and shift, t = GELU((W1 diag(scale)) h + (W1 shift + b1)), s = 1 + gamma N(t) and N as in
 `blocks.relative_response`:
@@ -25,12 +26,16 @@ from torch.nn import functional
 EPSILON = 1e-6
 # The gradient of a square root is infinite at 0; this small number under it changes nothing else.
 ROOT_GUARD = 1e-12
-# Bytes of expanded rows in one chunk: about what two cores' caches hold (measured by benchmarks/fused_mlp.py).
-CHUNK_BYTES = 2**21
+# Bytes of expanded rows in one chunk: few calls, and a chunk stays in a shared cache (benchmarks/fused_mlp.py).
+CHUNK_BYTES = 2**23
 # Bytes of expanded rows that are kept, where no gradient is needed, rather than computed twice.
 KEPT_BYTES = 2**29
-# From this size of the expansion on, chunks are as fast as whole tensors or faster; below, those stay in the cache too.
+# While learning: from this size of the expansion on, chunks are as fast as whole tensors or faster; below, those stay
+# in the cache too.
 WORTH_BYTES = 2**24
+
+
+_ONEDNN_TYPES = (torch.float32, torch.bfloat16)
 
 
 class MlpWeights(NamedTuple):
@@ -47,8 +52,14 @@ class MlpWeights(NamedTuple):
 
 
 def is_worth_fusing(y: Tensor, expansion: int) -> bool:
-    """Say whether rows [b, *spatial, c] are on a CPU and expand, `expansion` channels wide, beyond its cache."""
-    return y.device.type == "cpu" and y.numel() // y.shape[-1] * expansion * y.element_size() >= WORTH_BYTES
+    """Say whether rows [b, *spatial, c] are on a CPU and expand, `expansion` channels wide, beyond its cache.
+
+    Where no gradient is needed every expansion is worth it: it is computed once.
+    """
+    if y.device.type != "cpu":
+        return False
+    only_forward = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return only_forward or y.numel() // y.shape[-1] * expansion * y.element_size() >= WORTH_BYTES
 
 
 def fused_mlp(y: Tensor, weights: MlpWeights, dtype: torch.dtype, residual: Tensor | None = None) -> Tensor:
@@ -61,6 +72,16 @@ def fused_mlp(y: Tensor, weights: MlpWeights, dtype: torch.dtype, residual: Tens
     return mixed
 
 
+def linear_gelu(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return GELU(rows [n, c] @ weight [e, c]^T + bias [e]) where no gradient is needed, in one pass of oneDNN."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if available and rows.dtype in _ONEDNN_TYPES:
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [None], "none")
+        return fused
+    expanded: Tensor = torch.ops.aten.gelu_(torch.addmm(bias, rows, weight.t()))
+    return expanded
+
+
 class _Expansion(NamedTuple):
     """What turns rows into their expansion, in the type of the matrix products: LayerNorm's affine is folded in."""
 
@@ -69,23 +90,28 @@ class _Expansion(NamedTuple):
     ones: Tensor
     zeros: Tensor
 
-    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return LayerNorm without scale and shift of rows [n, c], and each row's mean and inverse deviation.
+    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return LayerNorm without scale and shift of rows [n, c], and each row's inverse deviation [n, 1].
 
         Ones and zeros stand for those: torch is slower without them.
         """
-        found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
-            rows, rows.shape[1:], self.ones, self.zeros, EPSILON
-        )
-        return found
+        normalised, _, inverse = torch.native_layer_norm(rows, rows.shape[1:], self.ones, self.zeros, EPSILON)
+        return normalised, inverse
 
-    def before_gelu(self, normalised: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.addmm(self.bias, normalised.to(self.weight.dtype), self.weight.t(), out=out)
+    def before_gelu(self, normalised: Tensor) -> Tensor:
+        """Return the expansion [n, e] of normalised rows [n, c]; adding afterwards is faster than addmm's copy."""
+        return torch.mm(normalised.to(self.weight.dtype), self.weight.t()).add_(self.bias)
 
-    def of(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return GELU of the expansion [n, e] of rows [n, c], in `out` if given."""
-        expanded: Tensor = torch.ops.aten.gelu_(self.before_gelu(self.normalised(rows)[0], out))
-        return expanded
+    def of(self, normalised: Tensor) -> Tensor:
+        """Return GELU of the expansion [n, e] of normalised rows [n, c]."""
+        return linear_gelu(normalised.to(self.weight.dtype), self.weight, self.bias)
+
+
+class _Normalised(NamedTuple):
+    """LayerNorm of one sample without scale and shift, rows [n, c], and each row's inverse deviation [n, 1]."""
+
+    rows: Tensor
+    inverse: Tensor
 
 
 class _FusedMlp(torch.autograd.Function):
@@ -96,25 +122,28 @@ class _FusedMlp(torch.autograd.Function):
         weights = MlpWeights(*tensors)
         expansion = _expansion(weights, dtype)
         out, norms = torch.empty_like(y), []
+        normalised, inverse = (torch.empty_like(y), y.new_empty(*y.shape[:2], 1)) if learns else (None, None)
         for number, rows in enumerate(y):
-            kept = _kept(rows, expansion, learns=learns)
-            norms.append((_sum_of_squares(rows, expansion, kept) + ROOT_GUARD).sqrt())
+            room = None if normalised is None or inverse is None else _Normalised(normalised[number], inverse[number])
+            kept: list[Tensor] | None = [] if room is None and _may_be_kept(rows, expansion) else None
+            norms.append((_sum_of_squares(rows, expansion, room, kept) + ROOT_GUARD).sqrt())
             added = None if residual is None else residual[number]
-            _project(rows, expansion, kept, weights, norms[-1], added, out[number])
-        ctx.save_for_backward(y, torch.stack(norms), *tensors)
+            _project(rows, expansion, room, kept, weights, norms[-1], added, out[number])
+        ctx.save_for_backward(normalised, inverse, torch.stack(norms), *tensors)
         ctx.dtype, ctx.adds = dtype, residual is not None
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        y, norms, *tensors = ctx.saved_tensors
+        normalised, inverse, norms, *tensors = ctx.saved_tensors
         weights = MlpWeights(*tensors)
         expansion = _expansion(weights, ctx.dtype)
         totals = MlpWeights(*(torch.zeros_like(tensor) for tensor in tensors))
-        for_y = torch.empty_like(y)
-        for rows, norm, above, result in zip(y, norms, gradient.contiguous(), for_y, strict=True):
-            _backward_of_sample(rows, norm, above, expansion, weights, totals, result)
+        for_y = torch.empty_like(normalised)
+        for number, above in enumerate(gradient.contiguous()):
+            rows = _Normalised(normalised[number], inverse[number])
+            _backward_of_sample(rows, norms[number], above, expansion, weights, totals, for_y[number])
         _unfold_norm(weights, totals)
         return for_y, gradient if ctx.adds else None, None, None, *totals
 
@@ -139,26 +168,35 @@ def _chunks(rows: Tensor, expansion: _Expansion) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
-def _kept(rows: Tensor, expansion: _Expansion, *, learns: bool) -> Tensor | None:
-    """Return room for the expansion [rows, e] where it may be kept between its two uses."""
-    size = len(rows) * len(expansion.bias)
-    small = size * expansion.weight.element_size() <= KEPT_BYTES
-    return expansion.weight.new_empty(len(rows), len(expansion.bias)) if small and not learns else None
+def _may_be_kept(rows: Tensor, expansion: _Expansion) -> bool:
+    """Say whether the expansion of rows [n, c] is small enough to be kept between its two uses."""
+    return len(rows) * len(expansion.bias) * expansion.weight.element_size() <= KEPT_BYTES
 
 
-def _sum_of_squares(rows: Tensor, expansion: _Expansion, kept: Tensor | None) -> Tensor:
-    """Return each expanded channel's sum of squares [e] over the rows of one sample; fill `kept`."""
+def _sum_of_squares(rows: Tensor, expansion: _Expansion, room: _Normalised | None, kept: list[Tensor] | None) -> Tensor:
+    """Return each expanded channel's sum of squares [e] over the rows of one sample; fill `room` and `kept`."""
     total = rows.new_zeros(len(expansion.bias))
     for chunk in _chunks(rows, expansion):
-        expanded = expansion.of(rows[chunk], None if kept is None else kept[chunk])
-        total += expanded.to(rows.dtype).square().sum(0)
+        normalised, inverse = expansion.normalised(rows[chunk])
+        if room is not None:
+            room.rows[chunk], room.inverse[chunk] = normalised, inverse
+        expanded = expansion.of(normalised)
+        if kept is not None:
+            kept.append(expanded)
+        total += _column_sums(expanded.to(rows.dtype).square())
     return total
+
+
+def _column_sums(matrix: Tensor) -> Tensor:
+    """Return the sums over the rows of [n, e]; a product with ones is faster than torch's sum."""
+    return torch.mv(matrix.t(), matrix.new_ones(len(matrix)))
 
 
 def _project(
     rows: Tensor,
     expansion: _Expansion,
-    kept: Tensor | None,
+    room: _Normalised | None,
+    kept: list[Tensor] | None,
     weights: MlpWeights,
     norm: Tensor,
     residual: Tensor | None,
@@ -166,18 +204,18 @@ def _project(
 ) -> None:
     scale = 1 + weights.gamma * norm / (norm.mean() + EPSILON)
     matrix = (weights.project_weight * scale).t().to(expansion.weight.dtype)
-    bias = (weights.project_bias + weights.project_weight @ weights.beta).to(expansion.weight.dtype)
-    for chunk in _chunks(rows, expansion):
-        expanded = expansion.of(rows[chunk]) if kept is None else kept[chunk]
-        projected = torch.addmm(bias, expanded, matrix)
-        if residual is None:
-            out[chunk] = projected
+    bias = weights.project_bias + weights.project_weight @ weights.beta
+    for number, chunk in enumerate(_chunks(rows, expansion)):
+        if kept is not None:
+            expanded = kept[number]
         else:
-            torch.add(projected, residual[chunk], out=out[chunk])
+            expanded = expansion.of(expansion.normalised(rows[chunk])[0] if room is None else room.rows[chunk])
+        added = bias if residual is None else residual[chunk] + bias
+        torch.add(torch.mm(expanded, matrix), added, out=out[chunk])
 
 
 def _backward_of_sample(
-    rows: Tensor,
+    rows: _Normalised,
     norm: Tensor,
     above: Tensor,
     expansion: _Expansion,
@@ -189,9 +227,9 @@ def _backward_of_sample(
     mean = norm.mean() + EPSILON
     response = norm / mean
     scale = 1 + weights.gamma * response
-    met = _gradient_by_expansion(rows, above, expansion)
+    met = _gradient_by_expansion(rows.rows, above, expansion)
     from_scale = (weights.project_weight * met).sum(0)
-    bias = above.sum(0)
+    bias = _column_sums(above)
     totals.project_weight.add_(met * scale).add_(torch.outer(bias, weights.beta))
     totals.project_bias.add_(bias)
     totals.beta.add_(bias @ weights.project_weight)
@@ -200,13 +238,19 @@ def _backward_of_sample(
     _gradient_of_rows(rows, above, expansion, weights, scale, through_norm, totals, for_rows)
 
 
-def _gradient_by_expansion(rows: Tensor, above: Tensor, expansion: _Expansion) -> Tensor:
+def _gradient_by_expansion(normalised: Tensor, above: Tensor, expansion: _Expansion) -> Tensor:
     """Return the sum over rows of gradient times expansion, [c, e]."""
     total = above.new_zeros(above.shape[1], len(expansion.bias))
-    for chunk in _chunks(rows, expansion):
-        expanded = expansion.of(rows[chunk])
-        total += above[chunk].to(expanded.dtype).t() @ expanded
+    for chunk in _chunks(normalised, expansion):
+        _add_product(total, above[chunk].to(expansion.weight.dtype).t(), expansion.of(normalised[chunk]))
     return total
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _gradient_of_norm(from_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
@@ -215,7 +259,7 @@ def _gradient_of_norm(from_response: Tensor, norm: Tensor, mean: Tensor) -> Tens
 
 
 def _gradient_of_rows(
-    rows: Tensor,
+    rows: _Normalised,
     above: Tensor,
     expansion: _Expansion,
     weights: MlpWeights,
@@ -226,14 +270,21 @@ def _gradient_of_rows(
 ) -> None:
     dtype = expansion.weight.dtype
     projection, direct = (weights.project_weight * scale).to(dtype), through_norm.to(dtype)
-    for chunk in _chunks(rows, expansion):
-        normalised, mean, inverse = expansion.normalised(rows[chunk])
+    for chunk in _chunks(rows.rows, expansion):
+        normalised = rows.rows[chunk]
         before = expansion.before_gelu(normalised)
         of_expanded = (above[chunk].to(dtype) @ projection).addcmul_(functional.gelu(before), direct)
         of_before = torch.ops.aten.gelu_backward(of_expanded, before)
-        totals.expand_weight.add_(of_before.t() @ normalised.to(dtype))
-        totals.expand_bias.add_(of_before.sum(0, dtype=rows.dtype))
-        of_normalised = (of_before @ expansion.weight).to(rows.dtype)
-        for_rows[chunk] = torch.ops.aten.native_layer_norm_backward(
-            of_normalised, rows[chunk], rows.shape[1:], mean, inverse, None, None, [True, False, False]
-        )[0]
+        _add_product(totals.expand_weight, of_before.t(), normalised.to(dtype))
+        totals.expand_bias.add_(_column_sums(of_before.to(normalised.dtype)))
+        of_normalised = (of_before @ expansion.weight).to(normalised.dtype)
+        torch.mul(_without_norm(of_normalised, normalised), rows.inverse[chunk], out=for_rows[chunk])
+
+
+def _without_norm(gradient: Tensor, normalised: Tensor) -> Tensor:
+    """Return what LayerNorm lets through of a gradient [n, c]: not what changes a row's mean or deviation."""
+    mean, inverse = gradient.new_zeros(len(gradient), 1), gradient.new_ones(len(gradient), 1)
+    passed: Tensor = torch.ops.aten.native_layer_norm_backward(
+        gradient, normalised, normalised.shape[1:], mean, inverse, None, None, [True, False, False]
+    )[0]
+    return passed

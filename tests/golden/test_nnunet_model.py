@@ -34,7 +34,7 @@ def model(tmp_path_factory) -> Iterator[Model]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     (folder,) = import_model(HERE / "nnunet_model.zip", tmp_path_factory.mktemp("m") / "model")
-    yield load_model(folder, device="cpu")
+    yield load_model(folder, device="cpu", precision="float32")  # nnU-Net's, also where bfloat16 is fast
     torch.set_num_threads(before)
 
 

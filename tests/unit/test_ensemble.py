@@ -34,3 +34,31 @@ def test_the_finest_of_a_list_of_outputs_is_taken():
         tiles, made = _mean_of(_Twice(as_list=True), mirror_axes)
         assert np.array_equal(made.numpy(), np.concatenate([tiles, 2 * tiles], axis=1))
         assert torch.equal(made, _mean_of(_Twice(as_list=False), mirror_axes)[1])
+
+
+class _Scaled(torch.nn.Module):
+    """Logits that tell which network made them, and that it ran where no gradient is kept."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images):
+        assert torch.is_inference_mode_enabled()
+        return torch.cat([self.factor * images, images.square()], dim=1)
+
+
+def test_passes_side_by_side_give_the_same_mean():
+    numerics = Numerics(device="cpu", precision="float32", threads=2, deterministic=True)
+    scaling = Normalisation(channels=(ChannelScaling(scheme="none"),))
+    members = [Member(str(fold), _Scaled(fold + 0.3), scaling) for fold in range(3)]
+    tiles = np.random.default_rng(0).normal(size=(1, 1, 4, 4, 4)).astype(np.float32)
+    threads = torch.get_num_threads()
+    found = [
+        Ensemble(members, (0, 2), torch.device("cpu"), numerics, side_by_side=count)(tiles, ((0, 0),) * 3)
+        for count in (1, 2, 5)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    np.testing.assert_allclose(found[0][0, 0].numpy(), 1.3 * tiles[0, 0], rtol=1e-6)
+    assert torch.get_num_threads() == threads

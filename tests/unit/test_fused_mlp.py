@@ -127,3 +127,15 @@ def test_only_large_images_on_a_cpu_are_fused(monkeypatch: pytest.MonkeyPatch) -
     assert fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16), 64)
     assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 9, 16), 64)
     assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16, device="meta"), 64)
+    with torch.no_grad():
+        assert fused_mlp.is_worth_fusing(torch.zeros(1, 1, 1, 1, 16), 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_linear_gelu_is_gelu_of_linear(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows, weight, bias = (torch.randn(size, dtype=dtype) for size in ((50, 12), (20, 12), (20,)))
+    exact = nn.functional.gelu(nn.functional.linear(rows.double(), weight.double(), bias.double()))
+    found = fused_mlp.linear_gelu(rows, weight, bias)
+    assert found.dtype == dtype
+    assert (found.double() - exact).abs().max() <= 16 * torch.finfo(dtype).eps * exact.abs().max()
