@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from siccs_net.errors import (
     DataError,
     EnvironmentProblem,
@@ -138,7 +140,7 @@ def postprocessing_of(folder: Path, folds: Sequence[str]) -> tuple[PostStep, ...
 
 @dataclass(frozen=True)
 class _Ready:
-    """A scan that was read and prepared."""
+    """A scan that was read and prepared; its `image` is left without voxels where only the prepared ones are needed."""
 
     image: Image
     prepared: PreparedCase
@@ -179,7 +181,14 @@ def _read(maker: _Maker, scan: Scan, target: Path, *, overwrite: bool) -> _Ready
     if (kept := _existing(maker, scan, target, overwrite=overwrite)) is not None:
         return kept
     image = read_image(scan.paths, assume_orientation=maker.assume_orientation, channels=scan.channels)
-    return _Ready(image, maker.model.prepare(image))
+    prepared = maker.model.prepare(image)
+    is_first = maker.model.configuration.previous_stage is None
+    return _Ready(_without_voxels(image) if is_first else image, prepared)
+
+
+def _without_voxels(image: Image) -> Image:
+    """Return how the image's file was laid out, which its mask is written by, without what the memory is full of."""
+    return replace(image, array=np.empty((len(image.array), 0, 0, 0), image.array.dtype))
 
 
 def _segment(
