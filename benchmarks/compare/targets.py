@@ -50,9 +50,9 @@ TARGETS = {
         3,
         "≥ 99.99 %",
         memory=3,
-        note="The network, which both sides share, takes most of our time; what is saved is what lies around it. The two "
-        "folds run side by side, a core each. Every tile touches the lungs, so none is skipped. Narrow channels at full "
-        "resolution (the last convolution and its norm) limit the network.",
+        note="The network, which both sides share, takes most of our time; what is saved is what lies around it. The "
+        "two folds run side by side, a core each. Every tile touches the lungs, so none is skipped. Narrow channels at "
+        "full resolution (the last convolution and its norm) limit the network.",
     ),
     "predict_plain": Target("the same, its network in plain PyTorch modules", None, "≥ 99.99 %"),
     "loader": Target("patches read and augmented", 2.2, "distributions"),
