@@ -109,7 +109,7 @@ def _mean(values: Iterable[Tensor], count: int) -> Tensor:
     total = next(some)
     for value in some:
         total.add_(value)
-    return total.div_(count)
+    return total if count == 1 else total.div_(count)
 
 
 def _finest(outputs: Any) -> Tensor:
