@@ -46,7 +46,12 @@ def describe(dimension: int, stem: int) -> NetworkSpec:
 
 
 class PlainBlock(nn.Module):
-    """The block as one writes it with torch's modules, sharing another block's parameters."""
+    """The block as one writes it with torch's modules, sharing another block's parameters.
+
+    GRN's norm is torch's, in `norm_dtype` (None: the input's): in float32 it is off by 1e-4 and more for large images.
+    """
+
+    norm_dtype: torch.dtype | None = None
 
     def __init__(self, block: ConvNeXtBlock) -> None:
         super().__init__()
@@ -59,7 +64,8 @@ class PlainBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
         hidden = nn.functional.gelu(block.expand(block.norm(self.conv(x).movedim(1, -1))))
-        norm = torch.linalg.vector_norm(hidden, dim=tuple(range(1, x.ndim - 1)), keepdim=True)
+        space = tuple(range(1, x.ndim - 1))
+        norm = torch.linalg.vector_norm(hidden, dim=space, keepdim=True, dtype=self.norm_dtype).to(hidden.dtype)
         response = norm / (norm.mean(-1, keepdim=True) + 1e-6)
         hidden = block.grn.weight * (hidden * response) + block.grn.bias + hidden
         return x + block.project(hidden).movedim(-1, 1)

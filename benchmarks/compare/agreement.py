@@ -25,8 +25,13 @@ class LargestDifference:
     limit: float
 
     def __call__(self, ours: NDArray[Any], peer: NDArray[Any]) -> Agreement:
-        largest = float(np.abs(np.asarray(ours, np.float64) - peer).max())
+        largest = largest_difference(ours, peer)
         return Agreement(f"max difference {largest:.1e} {self.unit}", largest <= self.limit)
+
+
+def largest_difference(ours: NDArray[Any], peer: NDArray[Any]) -> float:
+    """Return the largest absolute difference of two arrays, in float64."""
+    return float(np.abs(np.asarray(ours, np.float64) - peer).max())
 
 
 @dataclass(frozen=True)

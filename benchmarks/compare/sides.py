@@ -162,6 +162,8 @@ def _serve(pickled: bytes, side: str, folder: Path, pipe: Connection) -> None:
             from siccs_net.cli.process import keep_heap
 
             keep_heap()
+        # As in a command: a spawned process would have its loaders' workers spawned too.
+        multiprocessing.set_start_method("fork", force=True)
         run = pickle.loads(pickled).prepare(side, folder)
         pipe.send("ready")
         while (task := pipe.recv()) is not None:

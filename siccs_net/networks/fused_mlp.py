@@ -175,7 +175,7 @@ def _may_be_kept(rows: Tensor, expansion: _Expansion) -> bool:
 
 def _sum_of_squares(rows: Tensor, expansion: _Expansion, room: _Normalised | None, kept: list[Tensor] | None) -> Tensor:
     """Return each expanded channel's sum of squares [e] over the rows of one sample; fill `room` and `kept`."""
-    total = rows.new_zeros(len(expansion.bias))
+    total = rows.new_zeros(len(expansion.bias), dtype=torch.float64)
     for chunk in _chunks(rows, expansion):
         normalised, inverse = expansion.normalised(rows[chunk])
         if room is not None:
@@ -184,7 +184,7 @@ def _sum_of_squares(rows: Tensor, expansion: _Expansion, room: _Normalised | Non
         if kept is not None:
             kept.append(expanded)
         total += _column_sums(expanded.to(rows.dtype).square())
-    return total
+    return total.to(rows.dtype)
 
 
 def _column_sums(matrix: Tensor) -> Tensor:
