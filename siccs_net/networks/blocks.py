@@ -242,6 +242,7 @@ class ConvNeXtBlock(nn.Module):
         return projected
 
     def _mix_fused(self, mixed: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Mix the channels of [b, *spatial, c], whose memory is used up; add the residual."""
         weights = MlpWeights(
             *(self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias),
             *(self.grn.weight, self.grn.bias, self.project.weight, self.project.bias),
@@ -251,7 +252,7 @@ class ConvNeXtBlock(nn.Module):
             wide = weights.norm_weight.dtype
             rows = mixed.flatten(1, -2).to(wide)
             added = None if residual is None else residual.flatten(1, -2).to(wide)
-            return fused_mlp(rows, weights, dtype, added).view(mixed.shape)
+            return fused_mlp(rows, weights, dtype, added, overwrite=True).view(mixed.shape)
 
 
 class Downsampling(nn.Sequential):

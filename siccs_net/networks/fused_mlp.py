@@ -62,13 +62,17 @@ def is_worth_fusing(y: Tensor, expansion: int) -> bool:
     return only_forward or y.numel() // y.shape[-1] * expansion * y.element_size() >= WORTH_BYTES
 
 
-def fused_mlp(y: Tensor, weights: MlpWeights, dtype: torch.dtype, residual: Tensor | None = None) -> Tensor:
+def fused_mlp(
+    y: Tensor, weights: MlpWeights, dtype: torch.dtype, residual: Tensor | None = None, *, overwrite: bool = False
+) -> Tensor:
     """Return the mixed rows [b, rows, c] of y [b, rows, c], plus `residual` of that shape.
 
-    Matrix products run in `dtype`, all sums in y's type.
+    Matrix products run in `dtype`, all sums in y's type. With `overwrite` the memory of y, which nobody may need
+    afterwards, takes the normalised rows that are kept for the backward pass, or the result where there is none.
     """
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (y, *weights))
-    mixed: Tensor = _FusedMlp.apply(y.contiguous(), residual, dtype, learns, *weights)  # type: ignore[no-untyped-call]
+    how = (dtype, learns, overwrite)
+    mixed: Tensor = _FusedMlp.apply(y.contiguous(), residual, how, *weights)  # type: ignore[no-untyped-call]
     return mixed
 
 
@@ -117,12 +121,16 @@ class _Normalised(NamedTuple):
 class _FusedMlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, residual: Tensor | None, dtype: torch.dtype, learns: bool, *tensors: Tensor
+        ctx: Any, y: Tensor, residual: Tensor | None, how: tuple[torch.dtype, bool, bool], *tensors: Tensor
     ) -> Tensor:
-        weights = MlpWeights(*tensors)
+        weights, (dtype, learns, overwrite) = MlpWeights(*tensors), how
         expansion = _expansion(weights, dtype)
-        out, norms = torch.empty_like(y), []
-        normalised, inverse = (torch.empty_like(y), y.new_empty(*y.shape[:2], 1)) if learns else (None, None)
+        # A chunk is written when it has been read for the last time.
+        out = y.detach() if overwrite and not learns else torch.empty_like(y)
+        norms: list[Tensor] = []
+        normalised = inverse = None
+        if learns:
+            normalised, inverse = y if overwrite else torch.empty_like(y), y.new_empty(*y.shape[:2], 1)
         for number, rows in enumerate(y):
             room = None if normalised is None or inverse is None else _Normalised(normalised[number], inverse[number])
             kept: list[Tensor] | None = [] if room is None and _may_be_kept(rows, expansion) else None
@@ -145,7 +153,7 @@ class _FusedMlp(torch.autograd.Function):
             rows = _Normalised(normalised[number], inverse[number])
             _backward_of_sample(rows, norms[number], above, expansion, weights, totals, for_y[number])
         _unfold_norm(weights, totals)
-        return for_y, gradient if ctx.adds else None, None, None, *totals
+        return for_y, gradient if ctx.adds else None, None, *totals
 
 
 def _expansion(weights: MlpWeights, dtype: torch.dtype) -> _Expansion:
