@@ -26,7 +26,7 @@ METHOD = """
   turns that followed one another.
 - Memory is the highest resident memory above that at the start of one run in a fresh process, inputs loaded and
   modules imported before, outputs included, together with all processes that it starts.
-- Our side is set up as our commands set themselves up: the allocator keeps freed memory, threads wait asleep. The peer
+- Our side is set up as our commands set themselves up: the allocator keeps freed memory, threads wait asleep after a fraction of a millisecond. The peer
   has the default allocator. "Plain PyTorch" is the same network with the same weights, written with torch's own
   modules, in contiguous memory.
 - `preprocess`: the same steps in both, crop to nonzero, resample, store, so that both grids are the same; our default

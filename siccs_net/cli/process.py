@@ -170,8 +170,8 @@ def _set_up(args: argparse.Namespace) -> None:
     # Threads that spin while they wait made a training beside other work 20 times slower; must precede torch's import.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        # A few microseconds of spinning bridge the gap between two operations of a pass.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # Less than a millisecond of spinning bridges the gap between two operations of a pass.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_heap()
 
 
