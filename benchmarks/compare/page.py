@@ -26,9 +26,9 @@ METHOD = """
   turns that followed one another.
 - Memory is the highest resident memory above that at the start of one run in a fresh process, inputs loaded and
   modules imported before, outputs included, together with all processes that it starts.
-- Our side is set up as our commands set themselves up: the allocator keeps freed memory, threads wait asleep after a fraction of a millisecond. The peer
-  has the default allocator. "Plain PyTorch" is the same network with the same weights, written with torch's own
-  modules, in contiguous memory.
+- Our side is set up as our commands set themselves up: the allocator keeps freed memory, threads sleep after a
+  fraction of a millisecond of waiting. The peer has the default allocator. "Plain PyTorch" is the same network with the
+  same weights, written with torch's own modules, in contiguous memory.
 - `preprocess`: the same steps in both, crop to nonzero, resample, store, so that both grids are the same; our default
   plan also crops to the body. nnU-Net clips before it resamples and we when a patch is read, so the bounds are the
   scan's own extremes. We store HU rounded to whole numbers, nnU-Net normalised float32.
