@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import textwrap
 from collections.abc import Mapping
@@ -93,6 +94,7 @@ def run(run: Run) -> int:
     """Plan and preprocess each dataset in turn."""
     from siccs_net.errors import UsageError
     from siccs_net.io.dataset import open_dataset
+    from siccs_net.io.held import cases_held
     from siccs_net.workspace import Workspace
 
     args = run.args
@@ -103,7 +105,9 @@ def run(run: Run) -> int:
     workspace = Workspace.resolve(args.workspace)
     logger.info("%s", workspace.describe())
     for name in args.dataset:
-        _one(run, open_dataset(workspace.find_dataset(name)), workspace)
+        reads_twice = not (args.dry_run or args.no_preprocess)
+        with cases_held() if reads_twice else contextlib.nullcontext():
+            _one(run, open_dataset(workspace.find_dataset(name)), workspace)
     return 0
 
 

@@ -14,6 +14,7 @@ from siccs_net.errors import DataError, GeometryError, ImageError
 from siccs_net.geometry import Grid, Orientation, canonical_affine
 from siccs_net.io import files
 from siccs_net.io.formats import ENDINGS, digest_of, format_of, image_sha256
+from siccs_net.io.held import read_once
 from siccs_net.io.nifti import NIFTI, stated_voxels
 from siccs_net.io.volume import Format, Volume, check_finite
 from siccs_net.parallel import run_parts
@@ -156,12 +157,16 @@ def read_label(path: Path, *, assume_orientation: str | None = None) -> Image:
 
 
 def read_case(images: Sequence[Path], label: Path | None, *, channels: int | None = None) -> tuple[Image, Image]:
-    """Read one scan and its label map, at a time where processors are spare.
+    """Read one scan and its label map, at a time where processors are spare; inside `cases_held` once for two calls.
 
     Raises the readers' errors, GeometryError for a label map on another grid, DataError for a case without one.
     """
     if label is None:
         raise DataError("the case has no label", path=images[0])
+    return read_once([*images, label], channels, lambda: _read_case(images, label, channels))
+
+
+def _read_case(images: Sequence[Path], label: Path, channels: int | None) -> tuple[Image, Image]:
     readers = (lambda: read_image(images, channels=channels), lambda: read_label(label))
     large = sum(path.stat().st_size for path in images if path.is_file()) >= _WORTH_THREADS
     image, segmentation = run_parts(_call, readers) if large else map(_call, readers)
