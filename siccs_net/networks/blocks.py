@@ -150,7 +150,10 @@ class MergingConv(PointwiseConv):
     def forward(self, one: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
         first, second = self.weight[:, : one.shape[1]], self.weight[:, one.shape[1] :]
         merged = functional.linear(to_channels_last(one), first, self.bias)
-        return to_channels_first(merged.add_(functional.linear(to_channels_last(other), second)))
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(one.device.type) or _is_traced():
+            return to_channels_first(merged.add_(functional.linear(to_channels_last(other), second)))
+        merged.view(-1, merged.shape[-1]).addmm_(to_channels_last(other).flatten(0, -2), second.t())
+        return to_channels_first(merged)
 
 
 class GlobalResponseNorm(nn.Module):

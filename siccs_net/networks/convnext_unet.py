@@ -75,10 +75,10 @@ class ConvNeXtUNet(nn.Module):
         return features
 
     def _decode(self, features: list[Tensor]) -> list[Tensor]:
-        """Return the decoded features of each level, finest first."""
-        decoded = [self._run(self.decoder[-1], features[-1])]
+        """Return the decoded features of each level, finest first; lets go of the encoded ones when they are used."""
+        decoded = [self._run(self.decoder[-1], features.pop())]
         for level in reversed(range(len(self.up))):
-            joined = self.merge[level](self.up[level](decoded[-1]), features[level])
+            joined = self.merge[level](self.up[level](decoded[-1]), features.pop())
             decoded.append(self._run(self.decoder[level], joined))
         return decoded[::-1]
 
