@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -157,17 +156,12 @@ def _read_tile(image: NDArray[Any], axes: Sequence[Axis], place: Sequence[int], 
 
 def _accumulate(slab: Tensor, base: int, axes: Sequence[Axis], place: Sequence[int], logits: Tensor) -> None:
     (z, dz), (y, dy), (x, dx) = (axis.clip(start) for axis, start in zip(axes, place, strict=True))
+    wz, wy, wx = (
+        torch.from_numpy(axis.weights[part]).to(slab.device) for axis, part in zip(axes, (dz, dy, dx), strict=True)
+    )
+    weights = wz[:, None, None] * wy[:, None] * wx
     target = slab[:, z.start - base : z.stop - base, y, x]
-    along = (axis.weights[part].tobytes() for axis, part in zip(axes, (dz, dy, dx), strict=True))
-    weights = _weights(slab.device, *along)
     target.addcmul_(logits[:, dz, dy, dx].to(slab.device, torch.float32), weights)
-
-
-@lru_cache(maxsize=2)
-def _weights(device: torch.device, *along: bytes) -> Tensor:
-    """Return the weights [z, y, x] of a tile from those along its axes; nearly all tiles have the same."""
-    z, y, x = (torch.frombuffer(bytearray(values), dtype=torch.float32).to(device) for values in along)
-    return z[:, None, None] * y[:, None] * x
 
 
 def _roll(slab: Tensor, planes: int) -> None:

@@ -152,7 +152,8 @@ class MergingConv(PointwiseConv):
         merged = functional.linear(to_channels_last(one), first, self.bias)
         if torch.is_grad_enabled() or torch.is_autocast_enabled(one.device.type) or _is_traced():
             return to_channels_first(merged.add_(functional.linear(to_channels_last(other), second)))
-        merged.view(-1, merged.shape[-1]).addmm_(to_channels_last(other).flatten(0, -2), second.t())
+        rows = merged.view(-1, merged.shape[-1])
+        torch.addmm(rows, to_channels_last(other).flatten(0, -2), second.t(), out=rows)
         return to_channels_first(merged)
 
 

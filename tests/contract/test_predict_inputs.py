@@ -31,7 +31,7 @@ class _Model:
     sha256 = "0" * 64
     folds = ("0",)
     speed = "balanced"
-    configuration = types.SimpleNamespace(inference=InferenceSettings())
+    configuration = types.SimpleNamespace(inference=InferenceSettings(), previous_stage=None)
 
     def __init__(self, **errors):
         self.errors = errors
