@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 EXIT_CODES = (
     "exit codes: 0 done; 2 usage or a missing path; 3 environment (device, disk, memory); "
     "4 bad input data or unreadable model; 5 internal error; 130, 143 stopped by a signal"
 )
+
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}min)?(?:{_NUMBER}s)?")
 
 
 def new_parser(verb: str, description: str, *, example: str) -> argparse.ArgumentParser:
@@ -68,3 +73,13 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("must be 0 or more")
     return number
+
+
+def minutes(text: str) -> float:
+    """Return a time such as 90s, 10min, 4h or 1h30min in minutes."""
+    found = _TIME.fullmatch(text.replace(" ", ""))
+    parts = [float(number or 0) for number in found.groups()] if found else []
+    total = sum(number * factor for number, factor in zip(parts, (60, 1, 1 / 60), strict=True)) if parts else 0.0
+    if total <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write such as 90s, 10min, 4h or 1h30min")
+    return total

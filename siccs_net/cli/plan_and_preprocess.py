@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siccs_net.cli.options import add_device, add_set, add_workers, new_parser
+from siccs_net.cli.options import add_device, add_set, add_workers, minutes, new_parser
 from siccs_net.cli.plan_options import plan_settings, prepared_folders, source_plan, with_training
 from siccs_net.cli.process import Run
 
@@ -78,6 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_set(
         parser, "override a part of the plan, such as batch_size=4, spacing_mm=[2,1,1], network.widths=[16,32,64,128]"
     )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        type=minutes,
+        help="plan for trainings of so long a time a fold on --device, such as 30min or 4h: patch and batch are made "
+        "smaller until enough steps fit, which is measured (loads torch)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its expected memory; write nothing")
     parser.add_argument(
         "--measure", action="store_true", help="take three training steps and say what one costs here (loads torch)"
@@ -123,6 +130,7 @@ def _list(run: Run) -> int:
 
 
 def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
+    from siccs_net.cli.process import keep_heap
     from siccs_net.pipeline.plan import plan
     from siccs_net.pipeline.preprocess import preprocess
     from siccs_net.planners.overrides import Overrides, read_overrides
@@ -151,9 +159,12 @@ def _one(run: Run, dataset: Dataset, workspace: Workspace) -> None:
         workers=args.workers,
         save=not args.dry_run,
         show_progress=run.show_progress,
+        budget_minutes=args.budget,
+        device=args.device,
+        prepare=keep_heap,
     )
     place = workspace.prepared_dataset(dataset.name)
-    if args.measure:
+    if args.measure and args.budget is None:
         made = _measured(run, dataset, made, None if args.dry_run else place)
     _print_plan(run, made)
     run.results[dataset.name] = made.model_dump(mode="json")
@@ -300,12 +311,16 @@ def _print_expected_work(run: Run, plan: Plan) -> None:
     epochs = plan.training.get("epochs")
     for name, configuration in plan.configurations.items():
         each = plan.training.get("iterations_per_epoch") or configuration.iterations_per_epoch
+        step = plan.measured.get(name)
+        if (budget := plan.training.get("budget_minutes")) is not None:
+            counted = "" if step is None else f", about {60 * budget / step.seconds:.0f} iterations"
+            run.say(f"  {name}: training takes {budget:g} min a fold{counted}, {budget * plan.folds:g} min in all")
+            continue
         if epochs is None:
             counted, total = f"{each} iterations an epoch; epochs: the trainer's default", each
         else:
             total = each * epochs
             counted = f"{total} iterations a fold ({epochs} epochs), {total * plan.folds} for {plan.folds} folds"
-        step = plan.measured.get(name)
         minutes = "" if step is None else f", about {total * step.seconds / 60:.3g} min a fold"
         minutes = minutes.replace("a fold", "an epoch") if epochs is None else minutes
         run.say(f"  {name}: training makes {counted}{minutes}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siccs_net.cli.options import add_device, add_set, flat_settings, new_parser
+from siccs_net.cli.options import add_device, add_set, flat_settings, minutes, new_parser
 from siccs_net.cli.process import Run, run_command
 from siccs_net.cli.several import is_first, is_one_of_several, run_processes
 
@@ -58,6 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=1,
         help="train each fold on N devices, a process each (with --device cpu: N processes on this machine)",
     )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        type=minutes,
+        help="train each fold for so long, such as 30min or 4h, with a schedule that ends there, instead of epochs",
+    )
     parser.add_argument("--compile", choices=("auto", "on", "off"), help="torch.compile (default: auto, on for CUDA)")
     parser.add_argument(
         "--val-only", "--val", action="store_true", help="train nothing; validate trained folds on whole scans again"
@@ -102,7 +108,8 @@ def _check_combination(args: argparse.Namespace) -> None:
 
     if args.num_gpus < 1:
         raise UsageError("--num-gpus must be 1 or more", found=args.num_gpus)
-    training = [name for name in ("resume", "overwrite", "no_val", "pretrained", "settings") if getattr(args, name)]
+    others = ("resume", "overwrite", "no_val", "pretrained", "settings", "budget")
+    training = [name for name in others if getattr(args, name)]
     if args.val_only and (training or args.num_gpus > 1):
         wrong = ", ".join(f"--{name.replace('_', '-')}" for name in training) or "--num-gpus"
         raise UsageError("--val-only trains nothing", found=wrong.replace("--settings", "--set"))
@@ -115,6 +122,10 @@ def _check_combination(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> list[str]:
     settings = [*flat_settings(args), *(["deterministic=true"] if args.deterministic else [])]
     settings += [f"seed={args.seed}"] if args.seed is not None else []
+    if args.budget is not None:
+        settings.append(f"budget_minutes={args.budget!r}")
+    elif any(text.startswith("epochs=") for text in settings):
+        settings.append("budget_minutes=null")  # who asks for epochs does not want the plan's time
     return settings + ([f"compile={args.compile}"] if args.compile is not None else [])
 
 

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -193,6 +193,25 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Steps(Sequence[Step]):
+    """The (epoch, iteration) of a range of step numbers, with so many iterations an epoch; made when asked for."""
+
+    def __init__(self, numbers: range, iterations: int) -> None:
+        self._numbers, self._iterations = numbers, iterations
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> Steps: ...
+    def __getitem__(self, index: int | slice) -> Step | Steps:
+        if isinstance(index, slice):
+            return Steps(self._numbers[index], self._iterations)
+        return divmod(self._numbers[index], self._iterations)
 
 
 def load_batches(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from siccs_net.data.splits import check_splits, make_nnunet_splits, make_splits
 from siccs_net.errors import DatasetError, RecordError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
+from siccs_net.pipeline.time_budget import plan_for_time
 from siccs_net.pipeline.validate import split_problems, validate
 from siccs_net.planners.fingerprint import make_fingerprint
 from siccs_net.planners.overrides import Overrides
@@ -42,13 +44,18 @@ def plan(
     workers: int | None = None,
     save: bool = True,
     show_progress: bool = False,
+    budget_minutes: float | None = None,
+    device: str = "auto",
+    prepare: Callable[[], None] | None = None,
 ) -> Plan:
     """Take a dataset's fingerprint, plan it and draw its folds.
 
     `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
     `split` "nnunet" draws nnU-Net's own folds, "grouped" ours; None keeps those drawn before, else draws ours.
     `overrides` are partial configurations (`planners.overrides`), applied before them. `source` is another dataset's
-    plan to take over instead of planning.
+    plan to take over instead of planning. With `budget_minutes` patch and batch are made smaller until a training of so
+    many minutes on `device` takes enough steps, which is measured in processes that call `prepare` first
+    (`time_budget.plan_for_time`).
 
     With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
     """
@@ -67,7 +74,8 @@ def plan(
         source,
         overrides if isinstance(overrides, Overrides) else Overrides(overrides or {}),
     )
-    made = _with_earlier_configurations(make_plan(dataset, fingerprint, request), place)
+    planned = _planned(dataset, fingerprint, request, budget_minutes, device, prepare)
+    made = _with_earlier_configurations(planned, place)
     for line in describe_spread(spacing_spread(fingerprint, target_of(made))):
         logger.info("%s", line)
     if save:
@@ -75,6 +83,37 @@ def plan(
         files.write_record(place.description, dataset.description)
         files.write_record(place.plan(made.name), made)
     return made
+
+
+def _planned(
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    request: PlanRequest,
+    minutes: float | None,
+    device: str,
+    prepare: Callable[[], None] | None,
+) -> Plan:
+    if minutes is None:
+        return make_plan(dataset, fingerprint, request)
+    if request.preset is not None or request.source is not None:
+        raise UsageError(
+            "a time to plan for changes patch and batch, which a preset or another dataset's plan has settled",
+            hint="Plan without it, and give the time to the training: siccs_train --budget",
+        )
+
+    def plan_for(vram: float | None) -> Plan:
+        settings = request.settings if vram is None else {**request.settings, "target_vram_gb": vram}
+        return make_plan(dataset, fingerprint, replace(request, settings=settings))
+
+    return plan_for_time(
+        plan_for,
+        request.configurations,
+        minutes,
+        dataset.labels,
+        target_vram_gb=request.settings.get("target_vram_gb"),
+        device=device,
+        prepare=prepare,
+    )
 
 
 def take_fingerprint(

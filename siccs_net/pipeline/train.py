@@ -297,8 +297,9 @@ def _finished(run: RunFolder, trainer: Trainer) -> FinalRecord | None:
             path=run.root,
             hint="--overwrite trains it anew",
         )
-    if record.epochs < trainer.config.epochs:
-        logger.info("fold %s was stopped after epoch %d of %d", record.fold, record.epochs, trainer.config.epochs)
+    budgeted = trainer.config.budget_minutes is not None
+    if not record.complete or (not budgeted and record.epochs < trainer.config.epochs):
+        logger.info("fold %s was stopped after %d epochs", record.fold, record.epochs)
         return None
     logger.info("fold %s is trained already", record.fold)
     return record

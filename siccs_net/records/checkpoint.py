@@ -52,7 +52,8 @@ class StateRecord(Record):
 
     `epoch` epochs are finished and `iteration` iterations of the next one are done. `optimizer_groups` and
     `optimizer_scalars` are the parts of the optimizer's state that are not tensors. `running` holds the sums of
-    the unfinished epoch. No best epoch is kept: the last epoch's weights are the model.
+    the unfinished epoch, `seconds` what the training has taken so far. No best epoch is kept: the last epoch's weights
+    are the model.
     """
 
     SCHEMA: ClassVar[str] = "siccs_net.training_state"
@@ -65,12 +66,16 @@ class StateRecord(Record):
     optimizer_scalars: dict[str, Any]
     scaler: dict[str, Any]
     running: dict[str, float]
+    seconds: float = Field(default=0.0, ge=0)
     log_bytes: int = Field(ge=0)
     numerics: Numerics
 
 
 class FinalRecord(Record):
-    """final.json beside final.safetensors: what prediction needs of one fold besides the plan."""
+    """final.json beside final.safetensors: what prediction needs of one fold besides the plan.
+
+    A training that a STOP file ended is not `complete`.
+    """
 
     SCHEMA: ClassVar[str] = "siccs_net.fold_model"
 
@@ -79,6 +84,7 @@ class FinalRecord(Record):
     weights_sha256: str
     training_sha256: str
     epochs: int
+    complete: bool = True
     training_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
     normalisation: Normalisation

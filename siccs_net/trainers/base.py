@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from siccs_net.data.loader import Batch, Waited
-from siccs_net.errors import Interrupted, TrainingError, UsageError
+from siccs_net.errors import Interrupted, TrainingError, UnavailableError, UsageError
 from siccs_net.io import files
 from siccs_net.io.checkpoint import write_tensors
 from siccs_net.networks.convnext_unet import ConvNeXtUNet
@@ -26,6 +26,8 @@ from siccs_net.plugins import TRAINERS, find_class
 from siccs_net.records.checkpoint import FinalRecord, PretrainedRecord, StateRecord
 from siccs_net.trainers import state
 from siccs_net.trainers.averaging import WeightAverage
+from siccs_net.trainers.budget import Clock
+from siccs_net.trainers.finite import NotFiniteError
 from siccs_net.trainers.interrupts import Interrupts
 from siccs_net.trainers.log import EpochLog, describe_epoch, progress_bar
 from siccs_net.trainers.pretrained import begin_pretrained, resumed_pretrained
@@ -39,6 +41,7 @@ class Trainer(TrainerSteps):
 
     _log: EpochLog
     _pretrained: PretrainedRecord | None
+    _ended = False
 
     def fit(self) -> FinalRecord:
         """Train the fold and write its model; return the model's record.
@@ -48,11 +51,13 @@ class Trainer(TrainerSteps):
         """
         found = self._begin()
         self.numerics = found[0].numerics if found else self._choose_numerics()
+        self._clock = self._new_clock(found[0].seconds if found else 0.0)
         with Interrupts() as interrupts, applied(self.numerics):
             self._build()
             progress = self._restore(found)
+            self._ended = self._is_over()
             with contextlib.closing(Waited(self._batches(progress))) as batches:
-                while progress.epoch < self.config.epochs and not self._stop_file(progress):
+                while not self._is_finished(progress) and not self._stop_file(progress):
                     started = time.monotonic()
                     self._train_epoch(progress, batches, interrupts)
                     entry = self._epoch_entry(progress, time.monotonic() - started, batches.take_seconds())
@@ -74,16 +79,60 @@ class Trainer(TrainerSteps):
     ) -> None:
         self.network.train()
         self.loss.train()
-        title = f"fold {self.task.fold} epoch {progress.epoch + 1}/{self.config.epochs}"
+        title = f"fold {self.task.fold} {self._epoch_name(progress.epoch)}"
         with progress_bar(title, self._iterations, progress.iteration, shown=self.task.show_progress) as bar:
             for (epoch, iteration), batch in itertools.islice(batches, self._iterations - progress.iteration):
-                values = self._step(epoch, iteration, batch)
+                try:
+                    values = self._step(epoch, iteration, batch)
+                except NotFiniteError as error:
+                    raise self._with_last_state(error, progress) from error
                 progress.add(values)
                 bar.update()
                 if iteration % 10 == 9:
                     bar.set_postfix(loss=f"{progress.mean('loss'):.4f}", refresh=False)
                 if progress.iteration < self._iterations:
                     self._stop_if(interrupts, progress)
+                if self._is_over():
+                    break
+                if self._clock.must_save() and progress.iteration < self._iterations:
+                    self._save(progress)
+
+    def _new_clock(self, used: float) -> Clock:
+        """Return the training's clock. Raises UnavailableError for a time to be kept by several processes."""
+        minutes = self.config.budget_minutes
+        if minutes is None:
+            return Clock(used_before_s=used)
+        if self._devices.count > 1:
+            raise UnavailableError(
+                "a training on several devices cannot end by the clock", hint="Give it epochs: --set epochs=100"
+            )
+        batch = self.config.batch_size or self.task.configuration.batch_size
+        return Clock(60 * minutes, used, samples=self.config.validation_patches / batch)
+
+    def _is_finished(self, progress: state.Progress) -> bool:
+        """Say whether all epochs are done or, with a budget, the time is over and there was one epoch at least."""
+        if self.config.budget_minutes is None:
+            return progress.epoch >= self.config.epochs
+        return progress.epoch > 0 and self._ended
+
+    def _is_over(self) -> bool:
+        """Say whether the time is over."""
+        return self._clock.is_over
+
+    def _epoch_name(self, epoch: int) -> str:
+        if self.config.budget_minutes is None:
+            return f"epoch {epoch + 1}/{self.config.epochs}"
+        return f"epoch {epoch + 1} ({self._clock.used_s / 60:.1f} of {self.config.budget_minutes:g} min)"
+
+    def _with_last_state(self, error: NotFiniteError, progress: state.Progress) -> TrainingError:
+        """Save the state before the step that failed, and return an error that names it."""
+        self._save(progress)
+        return TrainingError(
+            error.message,
+            path=self.task.run.states()[0] if self._devices.leads else self.task.run.root,
+            found=error.found,
+            hint="The state before this step is kept there. Try a lower --set learning_rate or --set precision=float32",
+        )
 
     def _finish_epoch(self, progress: state.Progress, entry: dict[str, Any]) -> state.Progress:
         """Log and save a finished epoch; return where the training stands then."""
@@ -93,7 +142,7 @@ class Trainer(TrainerSteps):
         self._save(after)
         if self._devices.leads:
             self._picture.draw(self._log.lines)
-            logger.info("%s", describe_epoch(self.task.fold, self.config.epochs, entry))
+            logger.info("%s", describe_epoch(self.task.fold, self._epoch_name(progress.epoch), entry))
             self.on_epoch_end(progress.epoch, entry)
         return after
 
@@ -104,7 +153,7 @@ class Trainer(TrainerSteps):
             return False
         if found:
             self.task.run.stop.unlink()
-        logger.info("STOP file found: ending after %d of %d epochs", progress.epoch, self.config.epochs)
+        logger.info("STOP file found: ending after %s", self._epoch_name(progress.epoch - 1))
         return True
 
     def _restore(self, found: tuple[StateRecord, dict[str, Tensor]] | None) -> state.Progress:
@@ -140,16 +189,29 @@ class Trainer(TrainerSteps):
                 path=self.task.run.root,
                 hint="The state before it is kept. Try a lower --set learning_rate or --set precision=float32",
             )
-        last = progress.epoch + 1 == self.config.epochs
-        if last or (progress.epoch + 1) % self.config.validate_every == 0:
+        if self._is_validated(progress):
+            began = time.monotonic()
             entry |= self._validate()
+            self._clock.validated(time.monotonic() - began)
+            self._ended = self._ended or self._is_over()
+        entry |= {"iterations": progress.iteration, "elapsed": round(self._clock.used_s, 3)}
         return {**entry, "seconds": round(seconds, 3), "data_wait": round(waited / max(seconds, 1e-9), 4)}
+
+    def _is_validated(self, progress: state.Progress) -> bool:
+        """Say whether to validate after this epoch: the last one always, others in turn and as far as time allows."""
+        if self.config.budget_minutes is None:
+            last = progress.epoch + 1 == self.config.epochs
+        else:
+            last = self._ended = self._is_over()
+        in_turn = (progress.epoch + 1) % self.config.validate_every == 0
+        return last or (in_turn and self._clock.may_validate())
 
     def _save(self, progress: state.Progress) -> None:
         if self._devices.count > 1:
             progress.running = dict(self._devices.mean(progress.running))
         if not self._devices.leads:
             return
+        self._clock.saved()
         number = progress.epoch * self._iterations + progress.iteration
         state.save_state(
             self.task.run,
@@ -160,6 +222,7 @@ class Trainer(TrainerSteps):
             self.numerics,
             self._sha256,
             number=number,
+            seconds=self._clock.used_s,
             average=self._average.state() if self._average else {},
         )
 
@@ -191,6 +254,7 @@ class Trainer(TrainerSteps):
             weights_sha256=digest,
             training_sha256=self._sha256,
             epochs=progress.epoch,
+            complete=self._is_finished(progress),
             training_cases=self.task.training_cases,
             validation_cases=self.task.validation_cases,
             normalisation=self.task.normalisation,

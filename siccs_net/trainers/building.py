@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from siccs_net.data.foreground import ForegroundIndex
-from siccs_net.data.loader import Batch, PatchReader, TrainingBatches, load_batches
+from siccs_net.data.loader import Batch, PatchReader, Steps, TrainingBatches, load_batches
 from siccs_net.data.sampling import Place, fixed_places
 from siccs_net.data.streams import torch_seed
 from siccs_net.losses import DeepSupervisionLoss, deep_supervision_weights
@@ -19,6 +19,7 @@ from siccs_net.records.checkpoint import Numerics
 from siccs_net.records.plan import Configuration
 from siccs_net.trainers import state
 from siccs_net.trainers.averaging import WeightAverage
+from siccs_net.trainers.budget import Clock
 from siccs_net.trainers.config import complete
 from siccs_net.trainers.devices import Devices, this_process
 from siccs_net.trainers.foreign_loss import fit_to_labels
@@ -26,6 +27,8 @@ from siccs_net.trainers.hooks import TrainerHooks
 from siccs_net.trainers.log import ProgressPicture
 
 logger = logging.getLogger(__name__)
+# More than any budget of time allows.
+_MOST_STEPS = 10**9
 
 
 class TrainerParts(TrainerHooks):
@@ -36,6 +39,7 @@ class TrainerParts(TrainerHooks):
 
     _model: nn.Module
     _average: WeightAverage | None = None
+    _clock: Clock = Clock()
 
     @property
     def _devices(self) -> Devices:
@@ -139,7 +143,9 @@ class TrainerParts(TrainerHooks):
 
     def _batches(self, progress: state.Progress) -> Generator[tuple[tuple[int, int], Batch], None, None]:
         first = progress.epoch * self._iterations + progress.iteration
-        steps = [divmod(number, self._iterations) for number in range(first, self.config.epochs * self._iterations)]
+        budgeted = self.config.budget_minutes is not None
+        last = first + _MOST_STEPS if budgeted else self.config.epochs * self._iterations
+        steps = Steps(range(first, last), self._iterations)
         batch_size = self.config.batch_size or self.configuration.batch_size
         batches = TrainingBatches(
             reader=self._reader(),

@@ -17,6 +17,7 @@ from siccs_net.records.base import Record, explain
 from siccs_net.records.plan import Configuration, Plan
 from siccs_net.records.settings import parse_set
 
+LEAST_WARMUP = 0.02
 LossName = Literal["dice_cross_entropy", "cross_entropy", "dice", "topk", "dice_topk", "focal_dice"]
 
 
@@ -54,9 +55,14 @@ class TrainerConfig(Record):
     centre: `uniform`, `inverse_frequency` (of its voxels in the training cases) or weights by label. `ema_decay`
     averages the weights over the steps; the average is validated and becomes the model. `deep_supervision` defaults to
     the plan's. `compile` uses torch.compile; `auto` does on CUDA where a compiler exists.
+
+    With `budget_minutes` a training ends after so much time, not after `epochs`; those then only say into how many
+    parts of the time the schedule is divided, so that it is complete at the end however fast the machine is. A warm-up
+    then takes a fiftieth of the time at least.
     """
 
     epochs: int = Field(default=200, ge=1)
+    budget_minutes: float | None = Field(default=None, gt=0)
     iterations_per_epoch: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -147,7 +153,8 @@ def _nearest(name: str, known: list[str]) -> str:
 def complete(config: TrainerConfig, configuration: Configuration, devices: int = 1) -> TrainerConfig:
     """Fill the settings that default to the plan's or follow from the patch.
 
-    Raises UsageError for a batch that cannot be divided as asked, into parts or over devices.
+    Raises UsageError for a batch that cannot be divided as asked, into parts or over devices, and for a deterministic
+    training with a budget of time.
     """
     own = {
         "deep_supervision": configuration.network.deep_supervision,
@@ -156,6 +163,13 @@ def complete(config: TrainerConfig, configuration: Configuration, devices: int =
         "mirror_axes": configuration.inference.mirror_axes,
     }
     whole = config.model_copy(update={name: value for name, value in own.items() if getattr(config, name) is None})
+    if whole.budget_minutes is not None:
+        if whole.deterministic:
+            raise UsageError(
+                "a deterministic training does not end by the clock", hint="Leave out --budget, and give it epochs"
+            )
+        warmup = max(whole.warmup_epochs, LEAST_WARMUP * whole.epochs) if whole.warmup_epochs else 0.0
+        whole = whole.model_copy(update={"warmup_epochs": warmup})
     rotation = resolve_rotation(whole.augmentation, configuration.patch_size)
     whole = whole.model_copy(update={"augmentation": rotation})
     parts, batch = whole.gradient_accumulation, whole.batch_size or 1

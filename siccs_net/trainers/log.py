@@ -59,12 +59,12 @@ class ProgressPicture:
             self._drawn = now
 
 
-def describe_epoch(fold: str, epochs: int, entry: Mapping[str, Any]) -> str:
-    """Return an epoch's line of the log in words."""
+def describe_epoch(fold: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Return an epoch's line of the log in words; `name` says which epoch it is, of how many."""
     dice = entry.get("dice", {})
     listed = ", ".join(f"{name} {'none' if value is None else format(value, '.3f')}" for name, value in dice.items())
     validated = f", validation Dice {listed}" if dice else ""
-    place = f"fold {fold} epoch {entry['epoch'] + 1}/{epochs}"
+    place = f"fold {fold} {name}"
     waited = f" ({entry['data_wait']:.0%} waiting for data)" if "data_wait" in entry else ""
     return f"{place}: loss {entry['loss']:.4f}{validated}, {entry['seconds']:.1f} s{waited}"
 

@@ -78,6 +78,7 @@ def save_state(
     config_hash: str,
     *,
     number: int,
+    seconds: float,
     average: Mapping[str, torch.Tensor],
 ) -> None:
     """Write a state, tensors first and its record last, and remove all but the last two."""
@@ -94,6 +95,7 @@ def save_state(
         optimizer_scalars=scalars,
         scaler=scaler.state_dict() if scaler.is_enabled() else {},
         running={name: float(value) for name, value in progress.running.items()},
+        seconds=seconds,
         log_bytes=progress.log_bytes,
         numerics=numerics,
     )

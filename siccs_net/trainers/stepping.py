@@ -14,6 +14,7 @@ from siccs_net.data.streams import torch_seed
 from siccs_net.networks.numerics import applied, autocast, compile_problems
 from siccs_net.trainers.building import TrainerParts
 from siccs_net.trainers.devices import without_sync
+from siccs_net.trainers.finite import NotFiniteError, describe_not_finite
 
 
 class TrainerSteps(TrainerParts):
@@ -38,18 +39,49 @@ class TrainerSteps(TrainerParts):
         """One update: forward, loss, backward, clipped gradient, optimizer; returns the scalars to log."""
         place = (epoch, iteration, *((self._devices.number,) if self._devices.count > 1 else ()))
         torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "step", *place))
-        self._set_learning_rate(epoch + iteration / self._iterations)
+        self._clock.begin_step()
+        self._set_learning_rate(self._schedule_place(epoch, iteration))
         self.optimizer.zero_grad(set_to_none=True)
         with compile_problems(self.numerics):
             values = self._backward(*self._to_device(batch))
         self._scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if not self._scaler.is_enabled():  # a scaler skips such steps itself
+            self._check_finite(values["loss"], norm, batch, place)
         if self.config.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+            nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.gradient_clip, norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self._average is not None:
             self._average.update(self._model, epoch * self._iterations + iteration)
+        self._clock.end_step()
         return values
+
+    def _schedule_place(self, epoch: int, iteration: int) -> float:
+        """Return where in the schedule an iteration is, in epochs: with a budget by the time that is gone."""
+        if self.config.budget_minutes is None:
+            return epoch + iteration / self._iterations
+        return self._clock.done * self.config.epochs
+
+    def _check_finite(self, loss: Tensor, norm: Tensor, batch: Batch, place: tuple[int, ...]) -> None:
+        """Raise NotFiniteError in every process when the loss or the gradient is not finite in one of them."""
+        mine = not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)))
+        if not self._devices.largest(int(mine)):
+            return
+        step = f"of epoch {place[0]}, iteration {place[1]} is not finite"
+        if not mine:
+            raise NotFiniteError(f"the loss {step} in another process")
+        if not torch.isfinite(batch.images).all():
+            raise NotFiniteError(f"the loss {step}: an image is not", found=f"cases {', '.join(batch.cases)}")
+
+        def run_again() -> None:
+            torch.manual_seed(torch_seed(self.config.seed, self.task.fold, "step", *place))
+            for part in self._to_device(batch)[0].chunk(self.config.gradient_accumulation):
+                with autocast(self.numerics):
+                    self._model(part)
+
+        what, where = describe_not_finite(loss, self._model, run_again)
+        raise NotFiniteError(f"the {what} {step}", found=where)
 
     def _backward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Add up the gradients of a batch, which passes the network in `gradient_accumulation` parts."""

@@ -150,9 +150,11 @@ def _training(source: MethodsSource) -> str:
     config = source.record.config
     loss = config["loss"]
     optimizer = "AdamW with AMSGrad" if config["amsgrad"] else "AdamW"
+    iterations = config["iterations_per_epoch"] or source.record.configuration.iterations_per_epoch
+    minutes = config.get("budget_minutes")
+    length = f"{minutes:g} minutes" if minutes else f"{source.record.epochs} epochs of {iterations} iterations"
     return (
-        f"Each fold was trained by {source.record.trainer} for {source.record.epochs} epochs of "
-        f"{config['iterations_per_epoch'] or source.record.configuration.iterations_per_epoch} iterations, batch size "
+        f"Each fold was trained by {source.record.trainer} for {length}, batch size "
         f"{config['batch_size'] or source.record.configuration.batch_size}, with {optimizer} (learning rate "
         f"{config['learning_rate']:g}, weight decay {config['weight_decay']:g}), {_SCHEDULES[config['schedule']]}, and "
         f"the loss {_describe_loss(loss)}. Augmentations: {_describe_augmentation(config['augmentation'])}. "

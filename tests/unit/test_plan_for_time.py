@@ -1,0 +1,122 @@
+"""Planning for a time: how far the ladder is gone down, with measured steps that are made up."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from siccs_net.errors import EnvironmentProblem, UsageError
+from siccs_net.pipeline import time_budget
+from siccs_net.pipeline.time_budget import plan_for_time
+from siccs_net.records.plan import MeasuredStep
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Steps that cost a second a voxel-operation unit; the list of what was measured."""
+    seen = []
+
+    def measure_plan(plan, labels, names, *, device, prepare):
+        configuration = plan.configurations[names[0]]
+        seen.append((configuration.patch_size, configuration.batch_size))
+        seconds = configuration.memory.forward_flops * configuration.batch_size / 1e9
+        step = MeasuredStep(
+            device=device,
+            precision="float32",
+            threads=1,
+            batch_size=configuration.batch_size,
+            checkpointing=False,
+            gradient_accumulation=1,
+            seconds=seconds,
+            peak_bytes=1,
+        )
+        return plan.model_copy(update={"measured": {names[0]: step}})
+
+    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    return seen
+
+
+@pytest.fixture
+def plan_for(tmp_path):
+    from dataclasses import replace
+
+    from siccs_net.io.dataset import open_dataset
+    from siccs_net.pipeline.plan import take_fingerprint
+    from siccs_net.planners.planner import PlanRequest, make_plan
+    from siccs_net.testing.tiny import write_tiny_dataset
+    from siccs_net.workspace import Workspace
+
+    dataset = open_dataset(write_tiny_dataset(tmp_path / "Dataset999_Tiny", cases=4, shape=(24, 96, 96)))
+    place = Workspace.resolve(tmp_path / "w").prepared_dataset(dataset.name)
+    fingerprint = take_fingerprint(dataset, place, workers=0, save=False, show_progress=False)
+    request = PlanRequest(configurations=("3d_fullres",))
+
+    def plan(vram):
+        settings = {} if vram is None else {"target_vram_gb": vram}
+        return make_plan(dataset, fingerprint, replace(request, settings=settings))
+
+    return dataset, plan
+
+
+def work(configuration):
+    return configuration.memory.forward_flops * configuration.batch_size / 1e9
+
+
+def test_time_enough_leaves_the_plan(plan_for, measured):
+    dataset, plan = plan_for
+    whole = plan(8.0)
+    minutes = time_budget.FEWEST_STEPS * work(whole.configurations["3d_fullres"]) / 60 * 1.01
+    made = plan_for_time(plan, ["3d_fullres"], minutes, dataset.labels, device="cpu")
+    assert made.configurations == whole.configurations
+    assert made.training["budget_minutes"] == minutes
+    assert made.measured["3d_fullres"].seconds == pytest.approx(work(whole.configurations["3d_fullres"]))
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.05])
+def test_less_time_takes_the_largest_that_fits(plan_for, measured, share, caplog):
+    dataset, plan = plan_for
+    whole = work(plan(8.0).configurations["3d_fullres"])
+    limit = whole * share
+    rungs, vram = [], 8.0
+    while vram >= time_budget.SMALLEST_VRAM_GB:
+        try:
+            rungs.append(plan(vram).configurations["3d_fullres"])
+        except UsageError:
+            break
+        vram *= time_budget.SHRINK
+    fitting = [one for one in rungs if work(one) <= limit]
+    with caplog.at_level(logging.WARNING):
+        made = plan_for_time(plan, ["3d_fullres"], time_budget.FEWEST_STEPS * limit / 60, dataset.labels, device="cpu")
+    assert made.configurations["3d_fullres"] == (fitting[0] if fitting else rungs[-1])
+    assert bool(caplog.records) == (not fitting)
+    assert len(measured) == len(set(measured))
+
+
+def test_nothing_that_fits_is_an_error(plan_for, monkeypatch):
+    dataset, plan = plan_for
+    tried = []
+
+    def measure_plan(made, labels, names, *, device, prepare):
+        tried.append(made.configurations[names[0]].patch_size)
+        raise EnvironmentProblem("does not fit")
+
+    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    with pytest.raises(EnvironmentProblem, match="does not fit"):
+        plan_for_time(plan, ["3d_fullres"], 10, dataset.labels, device="cpu")
+    assert len(set(tried)) > 1
+
+
+def test_a_size_that_does_not_fit_the_memory_is_passed_over(plan_for, measured, monkeypatch):
+    dataset, plan = plan_for
+    whole, fake = plan(None).configurations["3d_fullres"], time_budget.measure_plan
+
+    def measure_plan(made, labels, names, *, device, prepare):
+        if made.configurations[names[0]].patch_size == whole.patch_size:
+            raise EnvironmentProblem("does not fit")
+        return fake(made, labels, names, device=device, prepare=prepare)
+
+    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    made = plan_for_time(plan, ["3d_fullres"], 1e6, dataset.labels, device="cpu")
+    assert made.configurations["3d_fullres"].patch_size != whole.patch_size
