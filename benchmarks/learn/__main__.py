@@ -6,8 +6,8 @@ time on both sides. Ours includes building the network, starting the loaders and
 peer's begins with its first update. The peer is nnU-Net 2.8.1, from the extra `bench`.
 
 OUT keeps everything: a run that is there is not repeated, so a study can be stopped and gone on with. Figures go to
-OUT/learn.json and the curves to OUT/learn.png; with --docs the table is written to docs/explanation/learning.md too,
-and the figures to benchmarks/results/learn.json.
+OUT/learn.json and the curves to OUT/learn.png; with --docs the runs are added to those in benchmarks/results/learn.json
+(one with the same task, minutes, cores, seed and candidate is replaced), of which docs/explanation/learning.md is made.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import sys
 from pathlib import Path
 
+from benchmarks.compare.machine import describe_machine
 from benchmarks.learn import table
 from benchmarks.learn.candidates import CANDIDATES, NNUNET
 from benchmarks.learn.data import TASKS, Task, make_raw, validation_cases
@@ -58,15 +59,17 @@ def _run(place: Place, task: Task, raw: Path, candidate: str, minutes: float, se
         print(error, file=sys.stderr, flush=True)
         return False
     scores = score_cases(trained.masks, raw, task, validation_cases(raw))
+    summary, machine = summarise(scores), describe_machine()
     result = {
         "task": task.dataset,
         "candidate": candidate,
         "minutes": minutes,
         "seed": seed,
         "cores": len(place.cores),
+        "processor": f"{machine['processor']} ({machine['instructions']})",
         "settings": [list(CANDIDATES[candidate].plan), list(CANDIDATES[candidate].training)],
         **trained.figures,
-        "summary": summarise(scores),
+        "summary": summary,
         "cases": scores,
     }
     (folder / f"half_{RESULT}").write_text(json.dumps(result))

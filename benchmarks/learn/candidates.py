@@ -18,38 +18,42 @@ class Candidate:
     trainer: str | None = None
 
 
+HALF = ("spacing_mm=[1,2,2]",)
+NATIVE = ("spacing_mm=[1,1,1]",)
+STEM4 = (
+    *NATIVE,
+    "network.stem_stride=[4,4]",
+    "network.widths=[32,64,128,256,512]",
+    "network.strides=[[1,1],[2,2],[2,2],[2,2],[2,2]]",
+    "network.kernel_sizes=[[7,7],[7,7],[7,7],[7,7],[7,7]]",
+    "network.blocks_encoder=[1,1,3,1,1]",
+    "network.blocks_decoder=[1,1,3,1,1]",
+)
+STRONG = (
+    "augmentation.rotation_probability=0.5",
+    "augmentation.scaling_probability=0.5",
+    "augmentation.scale=[0.6,1.6]",
+)
+RATE = {rate: f"learning_rate={rate}e-3" for rate in (1, 2, 4, 8)}
+
 CANDIDATES = {
     one.name: one
     for one in (
         Candidate(NNUNET, "the peer: nnU-Net 2.8.1's own plan and trainer, its schedule stretched over the budget"),
-        Candidate("default", "what siccs_plan_and_preprocess and siccs_train do when nobody says anything"),
-        Candidate(
-            "ema",
-            "an average of the weights over about 100 steps is smoother than the last ones",
-            training=("ema_decay=0.99",),
-        ),
-        Candidate(
-            "half_resolution",
-            "four times as many images a minute; lesions are large beside a voxel",
-            plan=("spacing_mm=[1,2,2]",),
-        ),
-        Candidate(
-            "half_resolution_ema",
-            "both of them, and a rate that goes further in few steps",
-            plan=("spacing_mm=[1,2,2]",),
-            training=("ema_decay=0.99", "learning_rate=4e-3"),
-        ),
-        Candidate("rate_4e-3", "in few steps a higher rate goes further", training=("learning_rate=4e-3",)),
-        Candidate("rate_1e-3", "a lower rate is steadier", training=("learning_rate=1e-3",)),
-        Candidate("plain_adamw", "AMSGrad never lets a step grow again", training=("amsgrad=false",)),
-        Candidate(
-            "more_augmentation",
-            "few cases: every image is seen dozens of times",
-            training=(
-                "augmentation.rotation_probability=0.5",
-                "augmentation.scaling_probability=0.5",
-                "augmentation.scale=[0.6,1.6]",
-            ),
-        ),
+        Candidate("default", "what the two commands do when nobody says anything"),
+        Candidate("native", "the default at the spacing of the scans: fewer steps, finer ones", NATIVE),
+        Candidate("stem_4", "a quarter of the work, with all of the input's detail", STEM4, (RATE[2],)),
+        Candidate("half", "half of the resolution: four times as many images a minute", HALF, (RATE[2],)),
+        Candidate("half_rate_4", "in few steps a higher rate goes further", HALF, (RATE[4],)),
+        Candidate("half_rate_8", "still further", HALF, (RATE[8],)),
+        Candidate("half_batch_2", "twice as many steps of half as many images", HALF, (RATE[2], "batch_size=2")),
+        Candidate("half_strong", "few cases, each seen often: more rotation and scaling", HALF, (RATE[4], *STRONG)),
+        Candidate("half_ema", "averaged weights are smoother", HALF, (RATE[4], "ema_decay=0.99")),
+        Candidate("half_plain", "AMSGrad never lets a step grow again", HALF, (RATE[4], "amsgrad=false")),
+        Candidate("half_anywhere", "no place is drawn for its class", HALF, (RATE[4], "foreground_fraction=0.0")),
+        Candidate("half_decay", "more weight decay against few cases", HALF, (RATE[4], "weight_decay=0.1")),
+        Candidate("rate_2", "the default at half of its rate", training=(RATE[2],)),
+        Candidate("rate_8", "the default at twice its rate", training=(RATE[8],)),
+        Candidate("strong", "the default with more rotation and scaling", training=STRONG),
     )
 }

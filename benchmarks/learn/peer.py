@@ -59,6 +59,9 @@ def train(dataset: str, configuration: str, minutes: float, seed: int) -> dict[s
         "iterations": len(losses),
         "samples": len(losses) * batch,
         "precision": "float32",
+        "step_s": seconds / len(losses),
+        "patch": [*trainer.configuration_manager.patch_size, batch],
+        "spacing_mm": list(trainer.configuration_manager.spacing),
         "curve": _curve(losses),
     }
 
@@ -81,7 +84,9 @@ def _curve(losses: list[tuple[float, float]]) -> list[list[float]]:
     parts: dict[int, list[float]] = {}
     for seconds, loss in losses:
         parts.setdefault(int(seconds // CURVE_EVERY_S), []).append(loss)
-    return [[(part + 1) * CURVE_EVERY_S / 60, sum(found) / len(found)] for part, found in sorted(parts.items())]
+    return [
+        [(part + 1) * CURVE_EVERY_S / 60, round(sum(found) / len(found), 4)] for part, found in sorted(parts.items())
+    ]
 
 
 if __name__ == "__main__":

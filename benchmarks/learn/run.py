@@ -32,7 +32,7 @@ class Place:
 
     def run(self, task: Task, minutes: float, seed: int, candidate: str) -> Path:
         """The folder of one run."""
-        return self.root / "runs" / task.dataset / f"{minutes:g}min" / f"seed{seed}" / candidate
+        return self.root / "runs" / task.dataset / f"{minutes:g}min_{len(self.cores)}cores" / f"seed{seed}" / candidate
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ def train(place: Place, task: Task, candidate: Candidate, minutes: float, seed: 
 def _train_ours(place: Place, task: Task, candidate: Candidate, minutes: float, seed: int, folder: Path) -> Trained:
     workspace = place.root / "siccs"
     given = {"nnUNet_raw": str(place.raw)}
-    plan = f"learn_{candidate.name}"
+    plan = f"{candidate.name}_{minutes:g}min"
     command = ["siccs_plan_and_preprocess", "-d", task.number, "-c", task.configuration, "--plan-name", plan]
+    command += ["--budget", f"{minutes:g}min", "--device", "cpu"]
     _call(place, [*command, *_set(candidate.plan), "--workspace", str(workspace)], folder / "plan.log", given)
     own = folder / "workspace"
     own.mkdir(exist_ok=True)
@@ -70,7 +71,7 @@ def _train_ours(place: Place, task: Task, candidate: Candidate, minutes: float, 
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     final = json.loads((run / "final.json").read_text())
     iterations = sum(line["iterations"] for line in lines)
-    curve = [[round(line["elapsed"] / 60, 2), line["loss"]] for line in lines]
+    curve = [[round(line["elapsed"] / 60, 2), round(line["loss"], 4)] for line in lines]
     trained = lines[-1]["elapsed"]
     figures = {
         "seconds": trained,
@@ -78,6 +79,9 @@ def _train_ours(place: Place, task: Task, candidate: Candidate, minutes: float, 
         "iterations": iterations,
         "samples": iterations * final["config"]["batch_size"],
         "precision": final["numerics"]["precision"],
+        "step_s": trained / iterations,
+        "patch": [*final["configuration"]["patch_size"], final["config"]["batch_size"]],
+        "spacing_mm": final["configuration"]["spacing_mm"],
         "curve": curve,
     }
     return Trained(run / "validation", figures)

@@ -34,8 +34,8 @@ def _score(masks: Path, reference_path: Path, case: str, task: Task) -> dict[str
         own, wanted = np.isin(found, values), np.isin(reference, values)
         size = int(own.sum()) + int(wanted.sum())
         # Only where the reference has the class, so that the means of all sides are over the same cases.
-        scores["dice"][name] = 2 * int((own & wanted).sum()) / size if wanted.any() else None
-        scores["volume"][name] = [int(own.sum()) * _product(spacing), int(wanted.sum()) * _product(spacing)]
+        scores["dice"][name] = round(2 * int((own & wanted).sum()) / size, 6) if wanted.any() else None
+        scores["volume"][name] = [round(int(mask.sum()) * _product(spacing), 3) for mask in (own, wanted)]
     scores["small_lesions"] = _small_lesions(
         np.isin(found, task.foreground), np.isin(reference, task.foreground), spacing
     )
@@ -91,7 +91,7 @@ def _probabilities(masks: Path, case: str) -> NDArray[np.floating[Any]]:
 
 
 def summarise(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over cases."""
+    """Return the means over cases; the cases' bins of calibration are used up."""
     names = next(iter(scores.values()))["dice"]
     dice = {name: _mean([one["dice"][name] for one in scores.values()]) for name in names}
     small = np.sum([one["small_lesions"] for one in scores.values()], axis=0)
@@ -101,7 +101,7 @@ def summarise(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "small_lesion_recall": float(small[0] / small[1]) if small[1] else None,
         "small_lesions": int(small[1]),
         "volume_bias": {name: float(own / wanted - 1) if wanted else None for name, (own, wanted) in volumes.items()},
-        "calibration_error": _expected_error(np.sum([one["calibration"] for one in scores.values()], axis=0)),
+        "calibration_error": _expected_error(np.sum([one.pop("calibration") for one in scores.values()], axis=0)),
     }
 
 

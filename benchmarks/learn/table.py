@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +12,88 @@ from benchmarks.learn.scoring import ANY, paired_difference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "explanation" / "learning.md"
+PICTURE = REPOSITORY / "docs" / "images" / "learning.png"
 FIGURES = REPOSITORY / "benchmarks" / "results" / "learn.json"
 HEAD = """\
 # What is learnt in equal minutes, beside nnU-Net
 
-This page is made by `python -m benchmarks.learn OUT --docs`. Every side has the same cases, the same split (every
-fourth case is held out), the same cores and the same minutes for its training, with a schedule that is complete then.
-Ours includes starting its loaders and validating on the way; the peer's begins with its first update. Whole held-out
-cases are scored on their own grid. Dice is the mean over the held-out cases that have the class and then over seeds;
-the difference to nnU-Net is taken case by case, with its 95 % BCa bootstrap interval over cases. Small lesions are
-those up to 150 mm² (2-D) or 2 ml (3-D), found where a tenth of them is in the mask; volume bias is the total volume
-over the reference's, less 1; the calibration error is taken where either mask has a lesion.
+This page is made by `python -m benchmarks.learn OUT --docs` from `benchmarks/results/learn.json`. Every side has the
+same cases, the same split (every fourth case is held out), the same cores and the same minutes for its training, with a
+schedule that is complete then. Ours includes starting its loaders and validating on the way; the peer's begins with its
+first update. Whole held-out cases are scored on their own grid. Dice is the mean over the held-out cases that have the
+class and then over seeds; the difference to nnU-Net is taken case by case between runs of the same seed on the same
+kind of processor, with its 95 % BCa bootstrap interval over cases. Small lesions are those up to 150 mm² (2-D) or 2 ml
+(3-D), found where a tenth of them is in the mask; volume bias is the total volume over the reference's, less 1; the
+calibration error is taken where either mask has a lesion.
+
+`default` is what `siccs_plan_and_preprocess --budget` and `siccs_train --budget` do when nobody says anything more.
+
+![Training loss over the minutes](../images/learning.png)
 """
 
+Result = dict[str, Any]
+Group = tuple[str, float, int]
 
-def collect(root: Path) -> list[dict[str, Any]]:
+
+def collect(root: Path) -> list[Result]:
     """Return the results of all runs that are done."""
     return [json.loads(path.read_text()) for path in sorted(root.glob("runs/*/*/*/*/result.json"))]
 
 
-def one_line(result: dict[str, Any]) -> str:
+def with_committed(found: Sequence[Result]) -> list[Result]:
+    """Return the runs over those that were committed before."""
+    earlier = json.loads(FIGURES.read_text()) if FIGURES.is_file() else []
+    runs = {_key(result): result for result in (*earlier, *found)}
+    return [runs[key] for key in sorted(runs)]
+
+
+def _key(result: Result) -> tuple[Any, ...]:
+    return *_group(result), result["candidate"], result["seed"]
+
+
+def _group(result: Result) -> Group:
+    return result["task"], result["minutes"], result["cores"]
+
+
+def one_line(result: Result) -> str:
     """Return a run in words."""
     dice = ", ".join(f"{name} {_number(value)}" for name, value in result["summary"]["dice"].items())
     return f"{dice}; {result['iterations']} iterations in {result['seconds'] / 60:.1f} min"
 
 
-def make_table(found: Sequence[dict[str, Any]]) -> str:
-    """Return one table in Markdown for each dataset and number of minutes."""
+def make_table(found: Sequence[Result]) -> str:
+    """Return one table in Markdown for each dataset, number of minutes and number of cores."""
     texts = []
-    groups: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = {}
-    for result in found:
-        own = groups.setdefault((result["task"], result["minutes"]), {})
-        own.setdefault(result["candidate"], []).append(result)
-    for (task, minutes), by_candidate in sorted(groups.items()):
-        names = list(next(iter(by_candidate.values()))[0]["summary"]["dice"])
-        cores = {result["cores"] for results in by_candidate.values() for result in results}
-        title = f"## {task}, {minutes:g} minutes on {'/'.join(map(str, sorted(cores)))} cores"
+    for (task, minutes, cores), results in _grouped(found, _group).items():
+        by_candidate = _grouped(results, lambda result: (result["candidate"],))
+        names = list(results[0]["summary"]["dice"])
+        title = f"## {task}, {minutes:g} minutes on {cores} core{'s' if cores > 1 else ''}"
         head = ["candidate", "seeds", *names, f"{ANY}, less nnU-Net's", "small lesions", "volume bias", "calibration"]
-        head += ["iterations", "samples", "precision"]
+        head += ["iterations", "samples", "s a step", "patch, batch", "mm", "precision"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        order = sorted(by_candidate, key=lambda name: (name != NNUNET, name))
-        lines += [_row(name, by_candidate[name], by_candidate.get(NNUNET, []), names) for name in order]
-        texts.append("\n".join([title, "", *lines]))
+        peers = by_candidate.get((NNUNET,), [])
+        order = sorted(by_candidate, key=lambda key: (key != (NNUNET,), -_dice(by_candidate[key])))
+        lines += [_row(key[0], by_candidate[key], peers, names) for key in order]
+        texts.append("\n".join([title, "", *lines, *_machines(results)]))
     return "\n\n".join(texts)
 
 
-def _row(name: str, results: list[dict[str, Any]], peers: list[dict[str, Any]], names: Sequence[str]) -> str:
+def _grouped(found: Iterable[Result], key: Any) -> dict[Any, list[Result]]:
+    groups: dict[Any, list[Result]] = {}
+    for result in found:
+        groups.setdefault(key(result), []).append(result)
+    return dict(sorted(groups.items()))
+
+
+def _machines(results: Sequence[Result]) -> list[str]:
+    return ["", "On " + "; ".join(sorted({result["processor"] for result in results})) + "."]
+
+
+def _dice(results: Sequence[Result]) -> float:
+    return _mean([result["summary"]["dice"][ANY] for result in results]) or 0.0
+
+
+def _row(name: str, results: list[Result], peers: list[Result], names: Sequence[str]) -> str:
     summaries = [result["summary"] for result in results]
     cells = [f"`{name}`", ", ".join(str(result["seed"]) for result in results)]
     cells += [_number(_mean([one["dice"][label] for one in summaries])) for label in names]
@@ -66,13 +102,18 @@ def _row(name: str, results: list[dict[str, Any]], peers: list[dict[str, Any]], 
     cells.append(_number(_mean([one["volume_bias"][ANY] for one in summaries]), 2, sign=True))
     cells.append(_number(_mean([one["calibration_error"] for one in summaries])))
     cells += [f"{_mean([result[key] for result in results]):.0f}" for key in ("iterations", "samples")]
+    cells.append(_number(_mean([result["step_s"] for result in results]), 2))
+    *patch, batch = results[0]["patch"]
+    cells.append(f"{'×'.join(map(str, patch))}, {batch}")
+    cells.append("×".join("own" if step is None else f"{step:.3g}" for step in results[0]["spacing_mm"]))
     cells.append(", ".join(sorted({result["precision"] for result in results})))
     return f"| {' | '.join(cells)} |"
 
 
-def _difference(results: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
-    by_seed = {peer["seed"]: peer for peer in peers}
-    pairs = [(result["cases"], by_seed[result["seed"]]["cases"]) for result in results if result["seed"] in by_seed]
+def _difference(results: list[Result], peers: list[Result]) -> str:
+    of_peer = {(peer["seed"], peer["processor"]): peer for peer in peers}
+    keyed = [((result["seed"], result["processor"]), result) for result in results]
+    pairs = [(result["cases"], of_peer[key]["cases"]) for key, result in keyed if key in of_peer]
     if not pairs:
         return ""
     mean, interval = paired_difference([own for own, _ in pairs], [peer for _, peer in pairs], ANY)
@@ -89,35 +130,42 @@ def _number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     return "none" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def write(found: Sequence[dict[str, Any]], root: Path) -> None:
+def write(found: Sequence[Result], root: Path) -> None:
     """Write learn.json and learn.png."""
     (root / "learn.json").write_text(json.dumps(list(found)) + "\n")
-    _draw(found, root / "learn.png")
+    draw(found, root / "learn.png")
 
 
-def _draw(found: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(found: Sequence[Result], path: Path) -> None:
+    """Draw the training loss of each run over the minutes, one panel for a dataset, minutes and cores."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    groups = _grouped(found, _group)
+    figure = Figure(figsize=(10, 3.2 * len(groups)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for result in found:
-        label = f"{result['task']} {result['minutes']:g} min {result['candidate']} {result['seed']}"
-        axes.plot(*zip(*result["curve"], strict=True), label=label, linewidth=1)
-    axes.set(xlabel="minutes", ylabel="training loss (each candidate's own)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axes, ((task, minutes, cores), results) in zip(panels, groups.items(), strict=True):
+        names = sorted({result["candidate"] for result in results}, key=lambda name: (name != NNUNET, name))
+        for result in results:
+            number = names.index(result["candidate"])
+            style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--", "linewidth": 1}
+            first = result["seed"] == min(one["seed"] for one in results if one["candidate"] == result["candidate"])
+            axes.plot(*zip(*result["curve"], strict=True), label=result["candidate"] if first else None, **style)
+        axes.set(title=f"{task}, {minutes:g} min, {cores} core(s)", xlabel="minutes", ylabel="training loss (its own)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     canvas.print_png(path)
 
 
-def write_docs(found: Sequence[dict[str, Any]]) -> None:
-    """Write the page and the figures that it is made of."""
-    used = [name for name in CANDIDATES if any(result["candidate"] == name for result in found)]
-    log = "\n".join(f"- `{name}`: {CANDIDATES[name].why}." for name in used)
-    settings = "\n".join(f"- `{name}`: {_settings(name)}" for name in used if _settings(name))
-    PAGE.write_text(f"{HEAD}\n{make_table(found)}\n\n## Candidates\n\n{log}\n\nSettings:\n\n{settings}\n")
-    FIGURES.write_text(json.dumps(list(found), indent=None) + "\n")
+def write_docs(found: Sequence[Result]) -> None:
+    """Write the page, its picture and the figures that they are made of, with the runs committed before."""
+    every = with_committed(found)
+    used = [name for name in CANDIDATES if any(result["candidate"] == name for result in every)]
+    log = "\n".join(f"- `{name}`: {CANDIDATES[name].why}.{_settings(name)}" for name in used)
+    PAGE.write_text(f"{HEAD}\n{make_table(every)}\n\n## Candidates\n\n{log}\n")
+    FIGURES.write_text("[\n" + ",\n".join(json.dumps(result, separators=(",", ":")) for result in every) + "\n]\n")
+    draw(every, PICTURE)
 
 
 def _settings(name: str) -> str:
@@ -125,4 +173,4 @@ def _settings(name: str) -> str:
     parts = [f"plan `--set {' '.join(one.plan)}`"] if one.plan else []
     parts += [f"training `--set {' '.join(one.training)}`"] if one.training else []
     parts += [f"`-tr {one.trainer}`"] if one.trainer else []
-    return ", ".join(parts)
+    return f" ({', '.join(parts)})" if parts else ""

@@ -82,8 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--budget",
         metavar="TIME",
         type=minutes,
-        help="plan for trainings of so long a time a fold on --device, such as 30min or 4h: patch and batch are made "
-        "smaller until enough steps fit, which is measured (loads torch)",
+        help="plan for trainings of so long a time a fold on --device, such as 30min or 4h: spacing is made coarser, "
+        "patch and batch smaller, until enough steps fit, which is measured (loads torch)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its expected memory; write nothing")
     parser.add_argument(

@@ -11,11 +11,12 @@ from siccs_net.data.splits import check_splits, make_nnunet_splits, make_splits
 from siccs_net.errors import DatasetError, RecordError, UsageError
 from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
-from siccs_net.pipeline.time_budget import plan_for_time
+from siccs_net.pipeline.time_budget import Rung, plan_for_time
 from siccs_net.pipeline.validate import split_problems, validate
 from siccs_net.planners.fingerprint import make_fingerprint
 from siccs_net.planners.overrides import Overrides
-from siccs_net.planners.planner import PlanRequest, make_plan
+from siccs_net.planners.planner import PlanRequest, dataset_shape, make_plan
+from siccs_net.planners.rules import coarser_spacing
 from siccs_net.planners.spread import describe_spread, spacing_spread, target_of
 from siccs_net.records.dataset import Fold, Splits
 from siccs_net.records.fingerprint import Fingerprint
@@ -53,9 +54,9 @@ def plan(
     `settings` overrides parts of the plan by dotted name (`batch_size`, `network.widths`, `training.epochs`, …).
     `split` "nnunet" draws nnU-Net's own folds, "grouped" ours; None keeps those drawn before, else draws ours.
     `overrides` are partial configurations (`planners.overrides`), applied before them. `source` is another dataset's
-    plan to take over instead of planning. With `budget_minutes` patch and batch are made smaller until a training of so
-    many minutes on `device` takes enough steps, which is measured in processes that call `prepare` first
-    (`time_budget.plan_for_time`).
+    plan to take over instead of planning. With `budget_minutes` the spacing is made coarser, patch and batch smaller,
+    until a training of so many minutes on `device` takes enough steps, which is measured in processes that call
+    `prepare` first (`time_budget.plan_for_time`).
 
     With `save=False` (a dry run) nothing is written. Raises DatasetError that lists every error of the dataset.
     """
@@ -101,9 +102,12 @@ def _planned(
             hint="Plan without it, and give the time to the training: siccs_train --budget",
         )
 
-    def plan_for(vram: float | None) -> Plan:
-        settings = request.settings if vram is None else {**request.settings, "target_vram_gb": vram}
-        return make_plan(dataset, fingerprint, replace(request, settings=settings))
+    coarser = None if "spacing_mm" in request.settings else coarser_spacing(dataset_shape(dataset, fingerprint))
+
+    def plan_for(rung: Rung) -> Plan:
+        rules: dict[str, Any] = {} if rung.vram_gb is None else {"target_vram_gb": rung.vram_gb}
+        rules |= {"spacing_mm": coarser} if rung.coarse else {}
+        return make_plan(dataset, fingerprint, replace(request, rules=rules))
 
     return plan_for_time(
         plan_for,
@@ -111,6 +115,7 @@ def _planned(
         minutes,
         dataset.labels,
         target_vram_gb=request.settings.get("target_vram_gb"),
+        may_coarsen=coarser is not None,
         device=device,
         prepare=prepare,
     )

@@ -55,6 +55,7 @@ class PlanRequest:
     """What a user asks of planning; empty `configurations` means all that the rules give.
 
     `source` is a plan of another dataset to take over instead of planning; `overrides` are those of `overrides`.
+    `rules` are settings of the rules (`spacing_mm`, `target_vram_gb`) that nobody asked for; the user's go before them.
     """
 
     planner: str = "convnext"
@@ -65,6 +66,7 @@ class PlanRequest:
     name: str | None = None
     source: Plan | None = None
     overrides: Overrides = field(default_factory=Overrides)
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
@@ -133,7 +135,8 @@ def dataset_shape(dataset: Dataset, fingerprint: Fingerprint) -> DatasetShape:
 
 def _self_configured(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Plan:
     shape = dataset_shape(dataset, fingerprint)
-    rules = {name: request.settings[name] for name in _RULE_SETTINGS if name in request.settings}
+    given = {**request.rules, **request.settings}
+    rules = {name: given[name] for name in _RULE_SETTINGS if name in given}
     draft = _draft(shape, request.planner, rules)
     ours = request.planner == "convnext"
     configurations = {

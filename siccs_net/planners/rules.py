@@ -26,6 +26,8 @@ POOLING_RATIO = 2.0
 MIN_EDGE = 4
 # A candidate patch starts with this many voxels (by dimension), in the proportions of the spacing.
 FIRST_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
+# Scans are not made coarser when that leaves fewer voxels along their longest axis (assumed).
+SHORTEST_COARSE = 128
 # Widths double from level to level, from the first to the widest (by dimension).
 FIRST_WIDTH = 32
 WIDEST = {2: 512, 3: 320}
@@ -57,6 +59,19 @@ def target_spacing(shape: DatasetShape) -> Spacing:
         target[worst] = max(tenth, finest_allowed + 1e-5) if tenth < finest_allowed else tenth
     z, y, x = target.tolist()
     return z, y, x
+
+
+def coarser_spacing(shape: DatasetShape) -> Spacing | None:
+    """Return the target spacing [z, y, x] in mm with no axis finer than twice the finest: at most half the resolution.
+
+    Thick slices so keep their distance. An axis along which the median scan has one voxel does not count. None where
+    the median scan would have less than `SHORTEST_COARSE` voxels along its longest axis.
+    """
+    target = target_spacing(shape)
+    size = median_resampled_shape(shape, target)
+    finest = min((step for step, edge in zip(target, size, strict=True) if edge > 1), default=min(target))
+    z, y, x = (max(step, 2 * finest) for step in target)
+    return (z, y, x) if max(median_resampled_shape(shape, (z, y, x))) >= SHORTEST_COARSE else None
 
 
 def thickest_first(spacing_mm: Spacing) -> tuple[int, int, int]:

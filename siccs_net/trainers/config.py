@@ -66,7 +66,7 @@ class TrainerConfig(Record):
     iterations_per_epoch: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-2, ge=0)

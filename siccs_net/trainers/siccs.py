@@ -8,5 +8,5 @@ from siccs_net.trainers.base import Trainer
 class SiccsTrainer(Trainer):
     """Deep supervision, cross-entropy and Dice, AdamW with AMSGrad, cosine with warm-up: the base's defaults.
 
-    Chosen by learning in equal minutes on 2 cores (docs/decisions/0005-fast-learning.md).
+    Chosen by learning in equal minutes on 2 cores (docs/decisions/0015-default-training.md).
     """

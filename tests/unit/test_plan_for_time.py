@@ -8,18 +8,20 @@ import pytest
 
 from siccs_net.errors import EnvironmentProblem, UsageError
 from siccs_net.pipeline import time_budget
-from siccs_net.pipeline.time_budget import plan_for_time
+from siccs_net.pipeline.time_budget import Rung, plan_for_time
 from siccs_net.records.plan import MeasuredStep
+
+COARSE = (8.0, 8.0, 8.0)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Steps that cost a second a voxel-operation unit; the list of what was measured."""
+    """Steps that cost a second for each GFLOP; the list of what was measured."""
     seen = []
 
     def measure_plan(plan, labels, names, *, device, prepare):
         configuration = plan.configurations[names[0]]
-        seen.append((configuration.patch_size, configuration.batch_size))
+        seen.append((configuration.spacing_mm, configuration.patch_size, configuration.batch_size))
         seconds = configuration.memory.forward_flops * configuration.batch_size / 1e9
         step = MeasuredStep(
             device=device,
@@ -52,11 +54,16 @@ def plan_for(tmp_path):
     fingerprint = take_fingerprint(dataset, place, workers=0, save=False, show_progress=False)
     request = PlanRequest(configurations=("3d_fullres",))
 
-    def plan(vram):
-        settings = {} if vram is None else {"target_vram_gb": vram}
-        return make_plan(dataset, fingerprint, replace(request, settings=settings))
+    def plan(rung):
+        rules = {} if rung.vram_gb is None else {"target_vram_gb": rung.vram_gb}
+        rules |= {"spacing_mm": COARSE} if rung.coarse else {}
+        return make_plan(dataset, fingerprint, replace(request, rules=rules))
 
     return dataset, plan
+
+
+def plan_fine(*arguments, **more):
+    return plan_for_time(*arguments, may_coarsen=False, device="cpu", **more)
 
 
 def work(configuration):
@@ -65,9 +72,9 @@ def work(configuration):
 
 def test_time_enough_leaves_the_plan(plan_for, measured):
     dataset, plan = plan_for
-    whole = plan(8.0)
+    whole = plan(Rung(8.0))
     minutes = time_budget.FEWEST_STEPS * work(whole.configurations["3d_fullres"]) / 60 * 1.01
-    made = plan_for_time(plan, ["3d_fullres"], minutes, dataset.labels, device="cpu")
+    made = plan_fine(plan, ["3d_fullres"], minutes, dataset.labels)
     assert made.configurations == whole.configurations
     assert made.training["budget_minutes"] == minutes
     assert made.measured["3d_fullres"].seconds == pytest.approx(work(whole.configurations["3d_fullres"]))
@@ -77,18 +84,18 @@ def test_time_enough_leaves_the_plan(plan_for, measured):
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.05])
 def test_less_time_takes_the_largest_that_fits(plan_for, measured, share, caplog):
     dataset, plan = plan_for
-    whole = work(plan(8.0).configurations["3d_fullres"])
+    whole = work(plan(Rung(8.0)).configurations["3d_fullres"])
     limit = whole * share
     rungs, vram = [], 8.0
     while vram >= time_budget.SMALLEST_VRAM_GB:
         try:
-            rungs.append(plan(vram).configurations["3d_fullres"])
+            rungs.append(plan(Rung(vram)).configurations["3d_fullres"])
         except UsageError:
             break
         vram *= time_budget.SHRINK
     fitting = [one for one in rungs if work(one) <= limit]
     with caplog.at_level(logging.WARNING):
-        made = plan_for_time(plan, ["3d_fullres"], time_budget.FEWEST_STEPS * limit / 60, dataset.labels, device="cpu")
+        made = plan_fine(plan, ["3d_fullres"], time_budget.FEWEST_STEPS * limit / 60, dataset.labels)
     assert made.configurations["3d_fullres"] == (fitting[0] if fitting else rungs[-1])
     assert bool(caplog.records) == (not fitting)
     assert len(measured) == len(set(measured))
@@ -104,13 +111,13 @@ def test_nothing_that_fits_is_an_error(plan_for, monkeypatch):
 
     monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
     with pytest.raises(EnvironmentProblem, match="does not fit"):
-        plan_for_time(plan, ["3d_fullres"], 10, dataset.labels, device="cpu")
+        plan_fine(plan, ["3d_fullres"], 10, dataset.labels)
     assert len(set(tried)) > 1
 
 
 def test_a_size_that_does_not_fit_the_memory_is_passed_over(plan_for, measured, monkeypatch):
     dataset, plan = plan_for
-    whole, fake = plan(None).configurations["3d_fullres"], time_budget.measure_plan
+    whole, fake = plan(Rung(None)).configurations["3d_fullres"], time_budget.measure_plan
 
     def measure_plan(made, labels, names, *, device, prepare):
         if made.configurations[names[0]].patch_size == whole.patch_size:
@@ -118,5 +125,25 @@ def test_a_size_that_does_not_fit_the_memory_is_passed_over(plan_for, measured, 
         return fake(made, labels, names, device=device, prepare=prepare)
 
     monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
-    made = plan_for_time(plan, ["3d_fullres"], 1e6, dataset.labels, device="cpu")
+    made = plan_fine(plan, ["3d_fullres"], 1e6, dataset.labels)
     assert made.configurations["3d_fullres"].patch_size != whole.patch_size
+
+
+@pytest.mark.parametrize(("steps", "coarse"), [(1.01, False), (0.99, True), (0.26, True)])
+def test_less_than_enough_steps_halve_the_resolution_first(plan_for, measured, steps, coarse):
+    dataset, plan = plan_for
+    fine = plan(Rung(8.0)).configurations["3d_fullres"]
+    minutes = steps * time_budget.ENOUGH_STEPS * work(fine) / 60
+    made = plan_for_time(plan, ["3d_fullres"], minutes, dataset.labels, device="cpu")
+    assert made.configurations["3d_fullres"] == plan(Rung(8.0, coarse)).configurations["3d_fullres"]
+    assert len(measured) == 1 + coarse
+    assert "user" not in made.provenance.values()
+
+
+def test_what_is_coarse_already_shrinks_on(plan_for, measured):
+    dataset, plan = plan_for
+    coarse = plan(Rung(8.0, coarse=True)).configurations["3d_fullres"]
+    made = plan_for_time(plan, ["3d_fullres"], 0.5 * time_budget.FEWEST_STEPS * work(coarse) / 60, dataset.labels)
+    found = made.configurations["3d_fullres"]
+    assert found.spacing_mm == coarse.spacing_mm
+    assert work(found) < work(coarse)

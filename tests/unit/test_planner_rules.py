@@ -294,6 +294,22 @@ def test_an_epoch_shows_the_data_once_within_limits(
     assert iterations_per_epoch(cases, median, patch_size=patch, batch_size=batch) == expected
 
 
+@pytest.mark.parametrize(
+    ("spacing", "size", "expected"),
+    [
+        ((1.0, 0.7, 0.7), (300, 500, 500), (1.4, 1.4, 1.4)),
+        ((5.0, 0.7, 0.7), (60, 500, 500), (5.0, 1.4, 1.4)),
+        ((0.1, 1.0, 0.8), (1, 350, 380), (1.6, 1.6, 1.6)),  # the one slice's thickness says nothing
+        ((5.0, 4.0, 4.0), (50, 90, 100), None),  # coarse enough
+    ],
+)
+def test_coarser_halves_the_finest_axes_of_scans_that_have_voxels_to_spare(
+    spacing: Spacing, size: Shape, expected: Spacing | None
+) -> None:
+    found = rules.coarser_spacing(dataset((spacing, size)))
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
 def test_planning_needs_no_torch() -> None:
     code = (
         "import siccs_net.planners.convnext_rules, siccs_net.planners.nnunet_rules, sys; print('torch' in sys.modules)"
