@@ -96,8 +96,6 @@ def _train_peer(place: Place, task: Task, candidate: Candidate, minutes: float, 
         "nnUNet_n_proc_DA": str(len(place.cores)),
         "nnUNet_def_n_proc": str(len(place.cores)),
         "OMP_NUM_THREADS": str(len(place.cores)),
-        "OMP_WAIT_POLICY": "PASSIVE",  # as our commands have it: its loaders' workers share the cores
-        "GOMP_SPINCOUNT": "1000",
     }
     program = [sys.executable, "-m", "benchmarks.learn.peer"]
     done = prepared / task.dataset / f"{task.configuration}.done"
