@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def _run(place: Place, task: Task, raw: Path, candidate: str, minutes: float, se
         "candidate": candidate,
         "minutes": minutes,
         "seed": seed,
+        "code": _code(),
         "cores": len(place.cores),
         "processor": f"{machine['processor']} ({machine['instructions']})",
         "settings": [list(CANDIDATES[candidate].plan), list(CANDIDATES[candidate].training)],
@@ -76,6 +78,12 @@ def _run(place: Place, task: Task, raw: Path, candidate: str, minutes: float, se
     (folder / f"half_{RESULT}").rename(folder / RESULT)
     print(f"  {table.one_line(result)}", flush=True)
     return True
+
+
+def _code() -> str:
+    """Return the commit of the code that was run."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def _arguments() -> argparse.Namespace:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from siccs_net.networks.depthwise import CHANNELS_LAST, DepthwiseConv
 from siccs_net.networks.fused_mlp import EPSILON, ROOT_GUARD, MlpWeights, fused_mlp, is_worth_fusing
+from siccs_net.networks.whole_mlp import has_many_rows, whole_mlp
 
 # torch 2.13's bfloat16 gradient of a conv3d weight reads memory that nobody wrote where the convolution is two voxels
 # deep (CPU only; tests/unit/test_networks.py shows it). An input of four gives an output of two at stride 2.
@@ -217,8 +218,9 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, LayerNorm, pointwise expansion, GELU, GRN, pointwise projection, added to the input.
 
     [b, c, *spatial] -> [b, c, *spatial]. `kernel` has one odd size a spatial axis; there is no LayerScale. On a CPU
-    all but the depthwise convolution of a large image runs as one function (`fused_mlp`) that does not keep the
-    expanded activations, unless `fused` is False.
+    all but the depthwise convolution runs as one function, unless `fused` is False: `fused_mlp`, which does not keep
+    the expansion, for a large image and where nothing is learnt; `whole_mlp` for a small one, unless it has few rows
+    beside the weights or a graph is traced.
     """
 
     def __init__(self, width: int, kernel: Sequence[int], mlp_ratio: int = 4, drop_rate: float = 0.0) -> None:
@@ -233,11 +235,13 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = to_channels_last(self.depthwise(x))
-        if not (self.fused and is_worth_fusing(mixed, self.expand.out_features)):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else mixed.dtype
+        in_chunks = is_worth_fusing(mixed, self.expand.out_features, dtype)
+        if not (self.fused and (in_chunks or (has_many_rows(mixed) and not _is_traced()))):
             return x + to_channels_first(self.stochastic_depth(self._mix(mixed)))
         if self.stochastic_depth.drops:
-            return x + to_channels_first(self.stochastic_depth(self._mix_fused(mixed)))
-        return to_channels_first(self._mix_fused(mixed, to_channels_last(x)))
+            return x + to_channels_first(self.stochastic_depth(self._mix_fused(mixed, None, dtype, in_chunks)))
+        return to_channels_first(self._mix_fused(mixed, to_channels_last(x), dtype, in_chunks))
 
     def _mix(self, mixed: Tensor) -> Tensor:
         """Mix the channels of [b, *spatial, c], operation by operation."""
@@ -245,18 +249,19 @@ class ConvNeXtBlock(nn.Module):
         projected: Tensor = self.project(self.grn(expanded))
         return projected
 
-    def _mix_fused(self, mixed: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _mix_fused(self, mixed: Tensor, residual: Tensor | None, dtype: torch.dtype, in_chunks: bool) -> Tensor:
         """Mix the channels of [b, *spatial, c], whose memory is used up; add the residual."""
         weights = MlpWeights(
             *(self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias),
             *(self.grn.weight, self.grn.bias, self.project.weight, self.project.bias),
         )
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else mixed.dtype
         with torch.autocast("cpu", enabled=False):
             wide = weights.norm_weight.dtype
             rows = mixed.flatten(1, -2).to(wide)
             added = None if residual is None else residual.flatten(1, -2).to(wide)
-            return fused_mlp(rows, weights, dtype, added, overwrite=True).view(mixed.shape)
+            if in_chunks:
+                return fused_mlp(rows, weights, dtype, added, overwrite=True).view(mixed.shape)
+            return whole_mlp(rows, weights, dtype, added).view(mixed.shape)
 
 
 class Downsampling(nn.Sequential):

@@ -30,9 +30,8 @@ ROOT_GUARD = 1e-12
 CHUNK_BYTES = 2**23
 # Bytes of expanded rows that are kept, where no gradient is needed, rather than computed twice.
 KEPT_BYTES = 2**29
-# While learning: from this size of the expansion on, chunks are as fast as whole tensors or faster; below, those stay
-# in the cache too.
-WORTH_BYTES = 2**24
+# While learning: from this size of the expansion on it is not kept; below, `whole_mlp` is faster.
+WORTH_BYTES = 2**25
 
 
 _ONEDNN_TYPES = (torch.float32, torch.bfloat16)
@@ -51,15 +50,15 @@ class MlpWeights(NamedTuple):
     project_bias: Tensor
 
 
-def is_worth_fusing(y: Tensor, expansion: int) -> bool:
-    """Say whether rows [b, *spatial, c] are on a CPU and expand, `expansion` channels wide, beyond its cache.
+def is_worth_fusing(y: Tensor, expansion: int, dtype: torch.dtype) -> bool:
+    """Say whether rows [b, *spatial, c] are on a CPU and expand, `expansion` channels wide in `dtype`, to much memory.
 
     Where no gradient is needed every expansion is worth it: it is computed once.
     """
     if y.device.type != "cpu":
         return False
     only_forward = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return only_forward or y.numel() // y.shape[-1] * expansion * y.element_size() >= WORTH_BYTES
+    return only_forward or y.numel() // y.shape[-1] * expansion * dtype.itemsize >= WORTH_BYTES
 
 
 def fused_mlp(
@@ -124,7 +123,7 @@ class _FusedMlp(torch.autograd.Function):
         ctx: Any, y: Tensor, residual: Tensor | None, how: tuple[torch.dtype, bool, bool], *tensors: Tensor
     ) -> Tensor:
         weights, (dtype, learns, overwrite) = MlpWeights(*tensors), how
-        expansion = _expansion(weights, dtype)
+        expansion = make_expansion(weights, dtype)
         # A chunk is written when it has been read for the last time.
         out = y.detach() if overwrite and not learns else torch.empty_like(y)
         norms: list[Tensor] = []
@@ -146,24 +145,25 @@ class _FusedMlp(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normalised, inverse, norms, *tensors = ctx.saved_tensors
         weights = MlpWeights(*tensors)
-        expansion = _expansion(weights, ctx.dtype)
+        expansion = make_expansion(weights, ctx.dtype)
         totals = MlpWeights(*(torch.zeros_like(tensor) for tensor in tensors))
         for_y = torch.empty_like(normalised)
         for number, above in enumerate(gradient.contiguous()):
             rows = _Normalised(normalised[number], inverse[number])
             _backward_of_sample(rows, norms[number], above, expansion, weights, totals, for_y[number])
-        _unfold_norm(weights, totals)
+        unfold_norm(weights, totals)
         return for_y, gradient if ctx.adds else None, None, *totals
 
 
-def _expansion(weights: MlpWeights, dtype: torch.dtype) -> _Expansion:
+def make_expansion(weights: MlpWeights, dtype: torch.dtype) -> _Expansion:
+    """Return the expansion with LayerNorm's scale and shift in it."""
     matrix = weights.expand_weight * weights.norm_weight
     bias = weights.expand_bias + weights.expand_weight @ weights.norm_bias
     ones, zeros = torch.ones_like(weights.norm_weight), torch.zeros_like(weights.norm_bias)
     return _Expansion(matrix.to(dtype), bias.to(dtype), ones, zeros)
 
 
-def _unfold_norm(weights: MlpWeights, totals: MlpWeights) -> None:
+def unfold_norm(weights: MlpWeights, totals: MlpWeights) -> None:
     """Turn the gradient of the folded expansion, held in `totals`, into those of LayerNorm's affine and its own."""
     folded, bias = totals.expand_weight, totals.expand_bias
     totals.norm_weight.add_((weights.expand_weight * folded).sum(0))
@@ -242,7 +242,7 @@ def _backward_of_sample(
     totals.project_bias.add_(bias)
     totals.beta.add_(bias @ weights.project_weight)
     totals.gamma.add_(from_scale * response)
-    through_norm = _gradient_of_norm(from_scale * weights.gamma, norm, mean) / norm
+    through_norm = gradient_of_norm(from_scale * weights.gamma, norm, mean) / norm
     _gradient_of_rows(rows, above, expansion, weights, scale, through_norm, totals, for_rows)
 
 
@@ -261,9 +261,10 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def _gradient_of_norm(from_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
-    """Return the gradient of each channel's norm from that of norm / mean, where mean holds all norms."""
-    return from_response / mean - (from_response @ norm) / (mean * mean * len(norm))
+def gradient_of_norm(from_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+    """Return the gradient of each channel's norm [..., e] from that of norm / mean, where mean [..., 1] holds all."""
+    met = (from_response * norm).sum(-1, keepdim=True)
+    return from_response / mean - met / (mean * mean * norm.shape[-1])
 
 
 def _gradient_of_rows(
@@ -286,10 +287,10 @@ def _gradient_of_rows(
         _add_product(totals.expand_weight, of_before.t(), normalised.to(dtype))
         totals.expand_bias.add_(_column_sums(of_before.to(normalised.dtype)))
         of_normalised = (of_before @ expansion.weight).to(normalised.dtype)
-        torch.mul(_without_norm(of_normalised, normalised), rows.inverse[chunk], out=for_rows[chunk])
+        torch.mul(without_norm(of_normalised, normalised), rows.inverse[chunk], out=for_rows[chunk])
 
 
-def _without_norm(gradient: Tensor, normalised: Tensor) -> Tensor:
+def without_norm(gradient: Tensor, normalised: Tensor) -> Tensor:
     """Return what LayerNorm lets through of a gradient [n, c]: not what changes a row's mean or deviation."""
     mean, inverse = gradient.new_zeros(len(gradient), 1), gradient.new_ones(len(gradient), 1)
     passed: Tensor = torch.ops.aten.native_layer_norm_backward(

@@ -13,6 +13,7 @@ from siccs_net.io import files
 from siccs_net.io.dataset import Dataset, read_splits, require_whole, splits_json
 from siccs_net.pipeline.time_budget import Rung, plan_for_time
 from siccs_net.pipeline.validate import split_problems, validate
+from siccs_net.planners.drafts import Spacing
 from siccs_net.planners.fingerprint import make_fingerprint
 from siccs_net.planners.overrides import Overrides
 from siccs_net.planners.planner import PlanRequest, dataset_shape, make_plan
@@ -102,23 +103,38 @@ def _planned(
             hint="Plan without it, and give the time to the training: siccs_train --budget",
         )
 
-    coarser = None if "spacing_mm" in request.settings else coarser_spacing(dataset_shape(dataset, fingerprint))
+    coarser = _coarser_spacing(dataset, fingerprint, request)
+    asked = request.settings.get("target_vram_gb")
 
     def plan_for(rung: Rung) -> Plan:
         rules: dict[str, Any] = {} if rung.vram_gb is None else {"target_vram_gb": rung.vram_gb}
         rules |= {"spacing_mm": coarser} if rung.coarse else {}
-        return make_plan(dataset, fingerprint, replace(request, rules=rules))
+        settings = dict(request.settings)
+        if rung.vram_gb != asked:
+            settings.pop("target_vram_gb", None)
+        return make_plan(dataset, fingerprint, replace(request, settings=settings, rules=rules))
 
     return plan_for_time(
         plan_for,
         request.configurations,
         minutes,
         dataset.labels,
-        target_vram_gb=request.settings.get("target_vram_gb"),
+        target_vram_gb=asked,
         may_coarsen=coarser is not None,
         device=device,
         prepare=prepare,
     )
+
+
+def _coarser_spacing(dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest) -> Spacing | None:
+    """Return a coarser spacing to plan for; None where one is asked for, scans are coarse or stages share them."""
+    own = request.overrides.body.get("configurations", {}).values()
+    if "spacing_mm" in request.settings or any("spacing_mm" in item or "steps" in item for item in own):
+        return None
+    whole = make_plan(dataset, fingerprint, replace(request, configurations=()))
+    if any(item.previous_stage or item.prepared_as for item in whole.configurations.values()):
+        return None
+    return coarser_spacing(dataset_shape(dataset, fingerprint))
 
 
 def take_fingerprint(

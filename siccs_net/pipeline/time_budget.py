@@ -13,8 +13,8 @@ from siccs_net.records.dataset import LabelScheme
 from siccs_net.records.plan import Configuration, MeasuredStep, Plan
 
 logger = logging.getLogger(__name__)
-# From so many updates on the spacing of the rules is worth its time; with fewer, half of that resolution learns more
-# (docs/explanation/learning.md).
+# With fewer updates than this the resolution is halved before anything else (the number is assumed; that it helps a
+# short training is measured: docs/explanation/learning.md).
 ENOUGH_STEPS = 2000
 # A training with fewer updates stays far from what its network can learn (assumed).
 FEWEST_STEPS = 500
@@ -48,21 +48,21 @@ def plan_for_time(
 ) -> Plan:
     """Return a plan whose configurations `names` (default: all) take enough steps in `minutes` on `device`.
 
-    A configuration is planned for `target_vram_gb` (default: the planner's own). Where less than 2000 steps of it fit,
-    by measured steps, it is planned at half of the resolution, if that `may_coarsen` and the plan has no stage of a low
-    resolution anyway; then for ever less memory, until 500 steps fit. Where they never do, the smallest is taken and a
-    warning says so. The plan trains for `minutes`. Raises UsageError or EnvironmentProblem when nothing fits the
-    memory.
+    A configuration is planned for `target_vram_gb` (default: the planner's own), or the first half, quarter, … of it
+    that a step fits. Where less than 2000 steps fit the time, by measured steps, it is planned at half of the
+    resolution if that `may_coarsen`; then for ever less memory, until 500 steps fit. Where they never do, the smallest
+    is taken and a warning says so. The plan trains for `minutes`. Raises UsageError or EnvironmentProblem when nothing
+    fits the memory.
     """
     made = plan_for(Rung(target_vram_gb))
-    may_coarsen = may_coarsen and not any(item.previous_stage for item in made.configurations.values())
     chosen = made.with_stages(names or list(made.configurations))
     for name in [name for name in made.configurations if name in chosen]:
 
         def measure(plan: Plan, name: str = name) -> MeasuredStep:
             return measure_plan(plan, labels, [name], device=device, prepare=prepare).measured[name]
 
-        configuration, step = _fitted(plan_for, name, 60 * minutes, _ladder(target_vram_gb, may_coarsen), measure)
+        search = _Search(plan_for, name, 60 * minutes, measure)
+        configuration, step = search.fitted(target_vram_gb, may_coarsen=may_coarsen)
         made = made.model_copy(
             update={
                 "configurations": {**made.configurations, name: configuration},
@@ -72,54 +72,87 @@ def plan_for_time(
     return made.model_copy(update={"training": {**made.training, "budget_minutes": minutes}})
 
 
-def _fitted(
-    plan_for: PlanFor,
-    name: str,
-    budget_s: float,
-    ladder: Iterable[tuple[Rung, int]],
-    measure: Callable[[Plan], MeasuredStep],
-) -> tuple[Configuration, MeasuredStep]:
-    found: tuple[Configuration, MeasuredStep] | None = None
-    skipped: Plan | None = None
-    problem: SiccsError | None = None
-    for rung, wanted in ladder:
+class _Search:
+    """Looks for the first plan of a configuration of which enough steps fit the time."""
+
+    def __init__(self, plan_for: PlanFor, name: str, budget_s: float, measure: Callable[[Plan], MeasuredStep]) -> None:
+        self.plan_for, self.name, self.budget_s, self.measure = plan_for, name, budget_s, measure
+        self.found: tuple[Configuration, MeasuredStep] | None = None
+        self.problem: SiccsError | None = None
+
+    def fitted(self, start: float | None, *, may_coarsen: bool) -> tuple[Configuration, MeasuredStep]:
+        """Return the configuration and what its step costs."""
+        if may_coarsen and self._goes_down((Rung(vram) for vram in _halves(start)), ENOUGH_STEPS, first_that_fits=True):
+            return self._result()
+        rungs = (Rung(vram, coarse=may_coarsen) for vram in _halves(start))
+        if not self._goes_down(rungs, FEWEST_STEPS, first_that_fits=False):
+            steps = self.budget_s / self._result()[1].seconds
+            logger.warning(
+                "%s: %.0f steps fit the time, %d would be good; give it more time", self.name, steps, FEWEST_STEPS
+            )
+        return self._result()
+
+    def _result(self) -> tuple[Configuration, MeasuredStep]:
+        if self.found is None:
+            raise self.problem or UsageError("nothing fits the memory to plan for")
+        return self.found
+
+    def _goes_down(self, rungs: Iterable[Rung], wanted: int, *, first_that_fits: bool) -> bool:
+        """Keep the first rung of which `wanted` steps fit, else the last; say whether they do.
+
+        With `first_that_fits` only the first one of which a step fits the memory is looked at.
+        """
+        skipped: Plan | None = None
+        for rung in rungs:
+            try:
+                plan = self.plan_for(rung)
+            except UsageError as error:
+                self.problem = self.problem or error
+                break
+            if self._is_too_slow(plan, wanted):
+                skipped = plan
+                continue
+            skipped = None
+            if self._measures(plan):
+                if self._fits(wanted):
+                    return True
+                if first_that_fits:
+                    return False
+        return skipped is not None and self._measures(skipped) and self._fits(wanted)
+
+    def _is_too_slow(self, plan: Plan, wanted: int) -> bool:
+        """Say whether a step's operations, at the speed measured last, are twice too many: no need to measure."""
+        if self.found is None:
+            return False
+        work, before = _operations(plan.configurations[self.name]), _operations(self.found[0])
+        return bool(work and before) and self.budget_s / (self.found[1].seconds * work / before) < wanted / 2
+
+    def _fits(self, wanted: int) -> bool:
+        return self.budget_s / self._result()[1].seconds >= wanted
+
+    def _measures(self, plan: Plan) -> bool:
+        """Measure a plan's step, unless it is the same work as the last one; say whether it fits the memory."""
+        configuration = plan.configurations[self.name]
+        if self.found is not None and _same_work(configuration, self.found[0]):
+            self.found = (configuration, self.found[1])
+            return True
         try:
-            plan = plan_for(rung)
-        except UsageError as error:
-            problem = problem or error
-            break
-        configuration = plan.configurations[name]
-        if found is not None and _same_work(configuration, found[0]):
-            continue
-        if found is not None and _too_slow(configuration, found, budget_s, wanted):
-            skipped = plan
-            continue
-        skipped = None
-        try:
-            found = (configuration, measure(plan))
-        except EnvironmentProblem as error:  # not even one step fits the memory
-            problem = error
-            continue
-        logger.info("%s with patch %s, batch %d: %.3g s a step", name, *_size(configuration), found[1].seconds)
-        if budget_s / found[1].seconds >= wanted:
-            return found
-    if skipped is not None:
-        found = (skipped.configurations[name], measure(skipped))
-    if found is None:
-        raise problem or UsageError("nothing fits the memory to plan for")
-    steps = budget_s / found[1].seconds
-    logger.warning("%s: %.0f steps fit the time, %d would be good; give it more time", name, steps, FEWEST_STEPS)
-    return found
+            self.found = (configuration, self.measure(plan))
+        except EnvironmentProblem as error:
+            self.problem = error
+            return False
+        logger.info(
+            "%s with patch %s, batch %d: %.3g s a step", self.name, *_size(configuration), self.found[1].seconds
+        )
+        return True
 
 
-def _ladder(start: float | None, may_coarsen: bool) -> Iterator[tuple[Rung, int]]:
-    """Yield the rungs with the steps that are wanted of each: the planner's own plan, a coarser one, smaller ones."""
-    yield Rung(start), ENOUGH_STEPS if may_coarsen else FEWEST_STEPS
-    if may_coarsen:
-        yield Rung(start, coarse=True), FEWEST_STEPS
+def _halves(start: float | None) -> Iterator[float | None]:
+    """Yield the memory to plan for: first what is asked for or the planner takes by itself, then ever less."""
+    yield start
     vram = SHRINK * (DEFAULT_VRAM_GB if start is None else start)
     while vram >= SMALLEST_VRAM_GB:
-        yield Rung(vram, coarse=may_coarsen), FEWEST_STEPS
+        yield vram
         vram *= SHRINK
 
 
@@ -129,16 +162,6 @@ def _size(configuration: Configuration) -> tuple[str, int]:
 
 def _same_work(one: Configuration, other: Configuration) -> bool:
     return (one.patch_size, one.batch_size, one.network) == (other.patch_size, other.batch_size, other.network)
-
-
-def _too_slow(
-    configuration: Configuration, measured: tuple[Configuration, MeasuredStep], budget_s: float, wanted: int
-) -> bool:
-    """Say whether the operations of a step, at the speed that was measured, are twice too many: no need to measure."""
-    work, before = _operations(configuration), _operations(measured[0])
-    if not (work and before):
-        return False
-    return budget_s / (measured[1].seconds * work / before) < wanted / 2
 
 
 def _operations(configuration: Configuration) -> float:

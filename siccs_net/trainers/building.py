@@ -39,7 +39,7 @@ class TrainerParts(TrainerHooks):
 
     _model: nn.Module
     _average: WeightAverage | None = None
-    _clock: Clock = Clock()
+    _clock: Clock
 
     @property
     def _devices(self) -> Devices:

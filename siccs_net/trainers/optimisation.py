@@ -16,14 +16,15 @@ from siccs_net.trainers.config import TrainerConfig
 def optimizer(network: nn.Module, config: TrainerConfig, numerics: Numerics) -> torch.optim.Optimizer:
     """Return the optimizer that the settings name, over the network's parameters that are trained.
 
-    All are torch's fused ones: one pass over a parameter and its state, where the others take one for each operation.
+    The Adams are torch's fused ones: one pass over a parameter and its state, where the others take one for each
+    operation. (Its fused SGD keeps momentum that it never wrote when a scaler skips the first step.)
     """
     if config.optimizer == "adamw":
         return adamw(network, config, numerics)
     groups = decay_groups(network, config)
     if config.optimizer == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
     return torch.optim.Adam(groups, lr=config.learning_rate, **_adam(config, numerics))
 
 

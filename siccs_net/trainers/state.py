@@ -143,7 +143,7 @@ def restore(
     """Put a state back into network, optimizer and scaler; return where it stood."""
     try:
         network.load_state_dict(with_prefix(tensors, "network."))
-        optimizer.load_state_dict(join_optimizer(record, tensors))
+        optimizer.load_state_dict(_computed_as(optimizer, join_optimizer(record, tensors)))
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
             "the saved state does not fit this trainer's network or optimizer",
@@ -153,6 +153,14 @@ def restore(
     if record.scaler:
         scaler.load_state_dict(record.scaler)
     return Progress(record.epoch, record.iteration, dict(record.running), record.log_bytes)
+
+
+def _computed_as(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state for an optimizer as it is now: fused or not is how it computes, not what it has learnt."""
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=False):
+        if "fused" in own:
+            group["fused"] = own["fused"]
+    return saved
 
 
 def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

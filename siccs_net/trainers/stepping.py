@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from siccs_net.data.loader import Batch
 from siccs_net.data.streams import torch_seed
 from siccs_net.networks.numerics import applied, autocast, compile_problems
+from siccs_net.trainers.budget import Clock
 from siccs_net.trainers.building import TrainerParts
 from siccs_net.trainers.devices import without_sync
 from siccs_net.trainers.finite import NotFiniteError, describe_not_finite
@@ -26,6 +27,7 @@ class TrainerSteps(TrainerParts):
         For measuring what a step costs: everything is built as `fit` builds it, but for the sampling.
         """
         self.numerics = self._choose_numerics()
+        self._clock = Clock()
         with applied(self.numerics):
             self._adapt()
             self._build_model()

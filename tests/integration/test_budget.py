@@ -70,6 +70,27 @@ def test_a_budget_counts_what_went_before_a_resume(ready):
     assert lines_of(run) == lines
 
 
+def test_a_state_of_an_optimizer_that_was_not_fused_is_gone_on_with(ready):
+    class Stopping(SiccsTrainer):
+        def on_epoch_end(self, epoch, entry):
+            if not self.task.resume:
+                raise KeyboardInterrupt
+
+    run, go = start(ready, "unfused", Stopping, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    path = run.states()[0].with_suffix(".json")
+    record = json.loads(path.read_text())
+    assert all(group["fused"] for group in record["optimizer_groups"])
+    for group in record["optimizer_groups"]:
+        group["fused"] = None
+    path.write_text(json.dumps(record))
+    (result,) = go(resume=True)
+    assert result.record.epochs == 2
+    groups = json.loads(run.states()[0].with_suffix(".json").read_text())["optimizer_groups"]
+    assert all(group["fused"] for group in groups)
+
+
 def test_several_promises_that_a_clock_cannot_keep_are_refused(ready):
     _, go = start(ready, "deterministic", budget_minutes=0.1, deterministic=True)
     with pytest.raises(UsageError, match="does not end by the clock"):

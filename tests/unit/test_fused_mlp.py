@@ -1,4 +1,4 @@
-"""The fused channel mixing against the block's own operations, and its gradients in float64."""
+"""The fused channel mixing, in chunks and whole, against the block's own operations; gradients in float64."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from siccs_net.networks import fused_mlp
+from siccs_net.networks import fused_mlp, whole_mlp
 from siccs_net.networks.blocks import ConvNeXtBlock
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fuse even a few rows, in several chunks, the last one shorter."""
-    monkeypatch.setattr(fused_mlp, "WORTH_BYTES", 0)
+@pytest.fixture(autouse=True, params=["chunks", "whole"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Fuse even a few rows, in several chunks, the last one shorter; or however many in one piece."""
+    monkeypatch.setattr(fused_mlp, "WORTH_BYTES", 0 if request.param == "chunks" else 2**60)
     monkeypatch.setattr(fused_mlp, "CHUNK_BYTES", 24 * 8 * 10)
+    monkeypatch.setattr(whole_mlp, "ROWS_A_CHANNEL", 0)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +93,7 @@ def test_bfloat16_products_come_close_and_return_float32() -> None:
         assert torch.nn.functional.cosine_similarity(ours.flatten(), reference.flatten(), dim=0) > 0.99
 
 
-def test_the_expansion_is_not_kept() -> None:
+def test_the_expansion_is_not_kept_or_kept_once(how: str) -> None:
     block, image = make_block(width=16, dtype=torch.float32), torch.randn(1, 16, 8, 8, 8)
     kept: dict[bool, int] = {}
     for fused in (True, False):
@@ -105,7 +107,7 @@ def test_the_expansion_is_not_kept() -> None:
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
             block(image)
         kept[fused] = sum(sizes.values())
-    assert kept[True] < kept[False] / 4
+    assert kept[True] < kept[False] / (4 if how == "chunks" else 2)
 
 
 @given(rows=st.integers(1, 40), chunk=st.integers(1, 20000), batch=st.integers(1, 3))
@@ -122,13 +124,21 @@ def test_chunks_change_nothing(rows: int, chunk: int, batch: int) -> None:
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-11)
 
 
-def test_only_large_images_on_a_cpu_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_images_on_a_cpu_are_mixed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_mlp, "WORTH_BYTES", 4 * 64 * 1000)
-    assert fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16), 64)
-    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 9, 16), 64)
-    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16, device="meta"), 64)
+    assert fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16), 64, torch.float32)
+    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16), 64, torch.bfloat16)
+    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 9, 16), 64, torch.float32)
+    assert not fused_mlp.is_worth_fusing(torch.zeros(1, 10, 10, 10, 16, device="meta"), 64, torch.float32)
     with torch.no_grad():
-        assert fused_mlp.is_worth_fusing(torch.zeros(1, 1, 1, 1, 16), 64)
+        assert fused_mlp.is_worth_fusing(torch.zeros(1, 1, 1, 1, 16), 64, torch.float32)
+
+
+def test_few_rows_beside_the_weights_are_mixed_operation_by_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_mlp, "ROWS_A_CHANNEL", 4)
+    assert whole_mlp.has_many_rows(torch.zeros(2, 8, 8, 16))
+    assert not whole_mlp.has_many_rows(torch.zeros(2, 7, 9, 16))
+    assert not whole_mlp.has_many_rows(torch.zeros(2, 8, 8, 16, device="meta"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -147,3 +147,75 @@ def test_what_is_coarse_already_shrinks_on(plan_for, measured):
     found = made.configurations["3d_fullres"]
     assert found.spacing_mm == coarse.spacing_mm
     assert work(found) < work(coarse)
+
+
+def test_a_plan_that_does_not_fit_the_memory_shrinks_before_it_gets_coarse(plan_for, measured, monkeypatch):
+    dataset, plan = plan_for
+    whole, fake = plan(Rung(None)).configurations["3d_fullres"], time_budget.measure_plan
+
+    def measure_plan(made, labels, names, *, device, prepare):
+        if made.configurations[names[0]].patch_size == whole.patch_size:
+            raise EnvironmentProblem("does not fit")
+        return fake(made, labels, names, device=device, prepare=prepare)
+
+    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    made = plan_for_time(plan, ["3d_fullres"], 1e6, dataset.labels)
+    assert made.configurations["3d_fullres"].spacing_mm == whole.spacing_mm
+
+
+def test_the_same_work_at_half_the_resolution_is_taken_and_not_measured_again(plan_for, measured):
+    dataset, plan = plan_for
+    whole = plan(Rung(8.0))
+
+    def same_work(rung):
+        item = whole.configurations["3d_fullres"]
+        item = item.model_copy(update={"spacing_mm": COARSE}) if rung.coarse else item
+        return whole.model_copy(update={"configurations": {"3d_fullres": item}})
+
+    minutes = 2 * time_budget.FEWEST_STEPS * work(whole.configurations["3d_fullres"]) / 60
+    made = plan_for_time(same_work, ["3d_fullres"], minutes, dataset.labels)
+    assert made.configurations["3d_fullres"].spacing_mm == COARSE
+    assert len(measured) == 1
+
+
+SPACING = {"configurations": {"3d_fullres": {"spacing_mm": [5.0, 4.0, 4.0]}}}
+INHERITED = {"configurations": {"other": {"inherits_from": "3d_fullres", "batch_size": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "coarse"),
+    [({}, {}, True), ({"spacing_mm": [5, 4, 4]}, {}, False), ({}, SPACING, False), ({}, INHERITED, False)],
+)
+def test_a_spacing_that_is_asked_for_or_shared_stays(tmp_path, measured, monkeypatch, settings, overrides, coarse):
+    made = planned(tmp_path, monkeypatch, 100.0, settings=settings, overrides=overrides)
+    found = made.configurations["3d_fullres"].spacing_mm
+    assert found == ((8.0, 8.0, 8.0) if coarse else (5.0, 4.0, 4.0))
+
+
+def test_the_memory_that_is_asked_for_is_where_planning_for_a_time_begins(tmp_path, measured, monkeypatch):
+    settings = {"target_vram_gb": 4.0, "spacing_mm": [5.0, 4.0, 4.0]}
+    enough = planned(tmp_path, monkeypatch, 1e9, settings=settings)
+    assert enough.provenance["target_vram_gb"] == "user"
+    little = planned(tmp_path, monkeypatch, 1.0, settings=settings)
+    assert work(little.configurations["3d_fullres"]) < work(enough.configurations["3d_fullres"])
+
+
+def planned(tmp_path, monkeypatch, minutes, **more):
+    from siccs_net.io.dataset import open_dataset
+    from siccs_net.pipeline.plan import plan
+    from siccs_net.planners import rules
+    from siccs_net.testing.tiny import write_tiny_dataset
+    from siccs_net.workspace import Workspace
+
+    monkeypatch.setattr(rules, "SHORTEST_COARSE", 8)
+    folder = tmp_path / "Dataset999_Tiny"
+    if not folder.exists():
+        write_tiny_dataset(folder, cases=4, shape=(24, 96, 96))
+    return plan(
+        open_dataset(folder),
+        workspace=Workspace.resolve(tmp_path / "w"),
+        workers=0,
+        save=False,
+        budget_minutes=minutes,
+        **more,
+    )
