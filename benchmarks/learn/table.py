@@ -87,7 +87,10 @@ def _grouped(found: Iterable[Result], key: Any) -> dict[Any, list[Result]]:
 
 
 def _machines(results: Sequence[Result]) -> list[str]:
-    return ["", "On " + "; ".join(sorted({result["processor"] for result in results})) + "."]
+    processors = "; ".join(sorted({result["processor"] for result in results}))
+    by_code = _grouped(results, lambda result: result["code"])
+    runs = {code: ", ".join(f"`{one['candidate']}` {one['seed']}" for one in ran) for code, ran in by_code.items()}
+    return ["", f"On {processors}. Code: {'; '.join(f'{code} ({ran})' for code, ran in runs.items())}."]
 
 
 def _dice(results: Sequence[Result]) -> float:
