@@ -62,6 +62,19 @@ def plan_for(tmp_path):
     return dataset, plan
 
 
+def refuse_the_largest(plan, monkeypatch):
+    """Let no step of the whole plan's patch fit the memory; return that configuration."""
+    whole, fake = plan(Rung(None)).configurations["3d_fullres"], time_budget.measure_plan
+
+    def measure_plan(made, labels, names, *, device, prepare):
+        if made.configurations[names[0]].patch_size == whole.patch_size:
+            raise EnvironmentProblem("does not fit")
+        return fake(made, labels, names, device=device, prepare=prepare)
+
+    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    return whole
+
+
 def plan_fine(*arguments, **more):
     return plan_for_time(*arguments, may_coarsen=False, device="cpu", **more)
 
@@ -117,14 +130,7 @@ def test_nothing_that_fits_is_an_error(plan_for, monkeypatch):
 
 def test_a_size_that_does_not_fit_the_memory_is_passed_over(plan_for, measured, monkeypatch):
     dataset, plan = plan_for
-    whole, fake = plan(Rung(None)).configurations["3d_fullres"], time_budget.measure_plan
-
-    def measure_plan(made, labels, names, *, device, prepare):
-        if made.configurations[names[0]].patch_size == whole.patch_size:
-            raise EnvironmentProblem("does not fit")
-        return fake(made, labels, names, device=device, prepare=prepare)
-
-    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    whole = refuse_the_largest(plan, monkeypatch)
     made = plan_fine(plan, ["3d_fullres"], 1e6, dataset.labels)
     assert made.configurations["3d_fullres"].patch_size != whole.patch_size
 
@@ -151,14 +157,7 @@ def test_what_is_coarse_already_shrinks_on(plan_for, measured):
 
 def test_a_plan_that_does_not_fit_the_memory_shrinks_before_it_gets_coarse(plan_for, measured, monkeypatch):
     dataset, plan = plan_for
-    whole, fake = plan(Rung(None)).configurations["3d_fullres"], time_budget.measure_plan
-
-    def measure_plan(made, labels, names, *, device, prepare):
-        if made.configurations[names[0]].patch_size == whole.patch_size:
-            raise EnvironmentProblem("does not fit")
-        return fake(made, labels, names, device=device, prepare=prepare)
-
-    monkeypatch.setattr(time_budget, "measure_plan", measure_plan)
+    whole = refuse_the_largest(plan, monkeypatch)
     made = plan_for_time(plan, ["3d_fullres"], 1e6, dataset.labels)
     assert made.configurations["3d_fullres"].spacing_mm == whole.spacing_mm
 
