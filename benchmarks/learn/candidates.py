@@ -34,7 +34,7 @@ STRONG = (
     "augmentation.scaling_probability=0.5",
     "augmentation.scale=[0.6,1.6]",
 )
-RATE = {rate: f"learning_rate={rate}e-3" for rate in (1, 2, 4, 8)}
+RATE = {rate: f"learning_rate={rate}e-3" for rate in (2, 4, 8)}
 
 CANDIDATES = {
     one.name: one
