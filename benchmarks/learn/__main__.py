@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.compare.machine import describe_machine
 from benchmarks.learn import table
-from benchmarks.learn.candidates import CANDIDATES, NNUNET
+from benchmarks.learn.candidates import CANDIDATES, DEFAULT, NNUNET
 from benchmarks.learn.data import TASKS, Task, make_raw, validation_cases
 from benchmarks.learn.run import Place, train
 from benchmarks.learn.scoring import score_cases, summarise
@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--task", nargs="+", default=["covid2d"], choices=list(TASKS))
     parser.add_argument("--minutes", nargs="+", type=float, default=[10.0, 30.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--candidates", nargs="+", default=[NNUNET, "default"], choices=list(CANDIDATES))
+    parser.add_argument("--candidates", nargs="+", default=[NNUNET, DEFAULT], choices=list(CANDIDATES))
     cores = sorted(os.sched_getaffinity(0))[:2]
     parser.add_argument("--cores", nargs="+", type=int, default=cores, help="processors that every run has")
     parser.add_argument("--docs", action="store_true", help="write docs/explanation/learning.md and its figures")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NNUNET = "nnunet"
+NNUNET, DEFAULT = "nnunet", "default"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ CANDIDATES = {
     one.name: one
     for one in (
         Candidate(NNUNET, "the peer: nnU-Net 2.8.1's own plan and trainer, its schedule stretched over the budget"),
-        Candidate("default", "what the two commands do when nobody says anything"),
+        Candidate(DEFAULT, "what the two commands do when nobody says anything"),
         Candidate("native", "the default at the spacing of the scans: fewer steps, finer ones", NATIVE),
         Candidate("stem_4", "a quarter of the work, with all of the input's detail", STEM4, (RATE[2],)),
         Candidate("half", "half of the resolution: four times as many images a minute", HALF, (RATE[2],)),

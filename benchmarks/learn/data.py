@@ -16,26 +16,22 @@ EVERY = 4
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset, the configuration to train, and the classes to score (name to label value)."""
+    """A dataset, the configuration to train, the classes to score (name to label value), and which are lesions."""
 
     dataset: str
     configuration: str
     classes: dict[str, int]
+    lesions: tuple[int, ...]
 
     @property
     def number(self) -> str:
         """The dataset's number."""
         return str(int(self.dataset[7:10]))
 
-    @property
-    def foreground(self) -> tuple[int, ...]:
-        """The label values that are lesions."""
-        return tuple(self.classes.values())
-
 
 TASKS = {
-    "covid2d": Task("Dataset501_CovidSlices2D", "2d", {"consolidation": 1, "ground_glass": 2}),
-    "phantoms3d": Task("Dataset602_LearnPhantoms", "3d_fullres", {"EF": 2, "GGO": 3}),
+    "covid2d": Task("Dataset501_CovidSlices2D", "2d", {"consolidation": 1, "ground_glass": 2}, (1, 2)),
+    "phantoms3d": Task("Dataset602_LearnPhantoms", "3d_fullres", {"normal_lung": 1, "EF": 2, "GGO": 3}, (2, 3)),
 }
 PHANTOMS, IN_PLANE, THICKNESS_MM = 24, 96, 5.0
 

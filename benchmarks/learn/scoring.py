@@ -28,7 +28,7 @@ def score_cases(masks: Path, raw: Path, task: Task, cases: Sequence[str]) -> dic
 def _score(masks: Path, reference_path: Path, case: str, task: Task) -> dict[str, Any]:
     reference, spacing = _read(reference_path)
     found, _ = _read(masks / f"{case}.nii.gz")
-    groups = {**{name: (value,) for name, value in task.classes.items()}, ANY: task.foreground}
+    groups = {**{name: (value,) for name, value in task.classes.items()}, ANY: task.lesions}
     scores: dict[str, Any] = {"dice": {}, "volume": {}}
     for name, values in groups.items():
         own, wanted = np.isin(found, values), np.isin(reference, values)
@@ -36,10 +36,8 @@ def _score(masks: Path, reference_path: Path, case: str, task: Task) -> dict[str
         # Only where the reference has the class, so that the means of all sides are over the same cases.
         scores["dice"][name] = round(2 * int((own & wanted).sum()) / size, 6) if wanted.any() else None
         scores["volume"][name] = [round(int(mask.sum()) * _product(spacing), 3) for mask in (own, wanted)]
-    scores["small_lesions"] = _small_lesions(
-        np.isin(found, task.foreground), np.isin(reference, task.foreground), spacing
-    )
-    scores["calibration"] = _calibration(masks, case, reference, task.foreground)
+    scores["small_lesions"] = _small_lesions(np.isin(found, task.lesions), np.isin(reference, task.lesions), spacing)
+    scores["calibration"] = _calibration(masks, case, reference, task.lesions)
     return scores
 
 
