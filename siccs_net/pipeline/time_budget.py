@@ -21,6 +21,8 @@ FEWEST_STEPS = 500
 # Each rung of the ladder plans for half the memory of the one before: first the batch shrinks, then the patch.
 SHRINK = 0.5
 SMALLEST_VRAM_GB = 0.05
+# What a plan for a time may have changed of a configuration.
+CHANGED = ("spacing_mm", "patch_size", "batch_size", "iterations_per_epoch", "network")
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,16 @@ def plan_for_time(
             update={
                 "configurations": {**made.configurations, name: configuration},
                 "measured": {**made.measured, name: step},
+                "provenance": {**made.provenance, **_provenance(name, made.configurations[name], configuration)},
             }
         )
     return made.model_copy(update={"training": {**made.training, "budget_minutes": minutes}})
+
+
+def _provenance(name: str, planned: Configuration, fitted: Configuration) -> dict[str, str]:
+    """Say of every value that is another one than planned that the time made it so."""
+    changed = [field for field in CHANGED if getattr(planned, field) != getattr(fitted, field)]
+    return {f"configurations.{name}.{field}": "rule:budget" for field in changed}
 
 
 class _Search:

@@ -90,6 +90,7 @@ def test_time_enough_leaves_the_plan(plan_for, measured):
     made = plan_fine(plan, ["3d_fullres"], minutes, dataset.labels)
     assert made.configurations == whole.configurations
     assert made.training["budget_minutes"] == minutes
+    assert made.provenance == whole.provenance
     assert made.measured["3d_fullres"].seconds == pytest.approx(work(whole.configurations["3d_fullres"]))
     assert len(measured) == 1
 
@@ -144,6 +145,7 @@ def test_less_than_enough_steps_halve_the_resolution_first(plan_for, measured, s
     assert made.configurations["3d_fullres"] == plan(Rung(8.0, coarse)).configurations["3d_fullres"]
     assert len(measured) == 1 + coarse
     assert "user" not in made.provenance.values()
+    assert made.provenance["configurations.3d_fullres.spacing_mm"] == ("rule:budget" if coarse else "rule:convnext")
 
 
 def test_what_is_coarse_already_shrinks_on(plan_for, measured):
