@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.held_out import UNIONS, dice, held_out_phantoms
-from siccs_net.inference.predictor import Answer, Model, load_model
+from siccs_net.inference.load_model import load_model
+from siccs_net.inference.predictor import Answer, Model
 from siccs_net.inference.skipping import box_window
 from siccs_net.inference.sliding_window import count_tiles, plan_tiles
 from siccs_net.io.image import Image, read_image

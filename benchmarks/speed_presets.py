@@ -14,7 +14,8 @@ from statistics import mean
 import torch
 
 from benchmarks.held_out import UNIONS, dice, held_out_phantoms
-from siccs_net.inference.predictor import Model, load_model
+from siccs_net.inference.load_model import load_model
+from siccs_net.inference.predictor import Model
 from siccs_net.inference.speed import SPEEDS
 from siccs_net.io import files
 

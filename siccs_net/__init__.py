@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from siccs_net.errors import SiccsError
     from siccs_net.geometry import Grid
-    from siccs_net.inference.predictor import Model, load_model
+    from siccs_net.inference.load_model import load_model
+    from siccs_net.inference.predictor import Model
     from siccs_net.io.dataset import Dataset, open_dataset
     from siccs_net.io.describe import write_dataset_json
     from siccs_net.io.formats import use_reader
@@ -46,7 +47,7 @@ _HOMES = {
     "SiccsError": "errors",
     "Grid": "geometry",
     "Model": "inference.predictor",
-    "load_model": "inference.predictor",
+    "load_model": "inference.load_model",
     "Dataset": "io.dataset",
     "open_dataset": "io.dataset",
     "Image": "io.image",

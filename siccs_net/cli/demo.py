@@ -125,7 +125,7 @@ def _train(run: Run, dataset: Dataset, plan: Any, workspace: Workspace) -> Summa
 
 def _export(run: Run, dataset: Dataset, plan: Any, workspace: Workspace) -> Model:
     """Copy what prediction needs to DIR/model and load it from there."""
-    from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.load_model import load_model
     from siccs_net.workspace import ModelFolder
 
     source = workspace.model_folder(dataset.name, plan.trainer, plan.name, CONFIGURATION)

@@ -108,7 +108,7 @@ def self_test(device: str) -> float:
 
     import numpy as np
 
-    from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.load_model import load_model
     from siccs_net.io.dataset import open_dataset
     from siccs_net.io.image import Image
     from siccs_net.pipeline.plan import plan

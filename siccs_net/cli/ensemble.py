@@ -81,7 +81,7 @@ def _steps(path: Path | None) -> tuple[PostStep, ...]:
 def _predict_members(run: Run) -> tuple[list[Path], dict[str, str]]:
     """Predict with every model into OUT/members/MODEL, one after another; masks that are there already are kept."""
     from siccs_net.errors import UsageError
-    from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.load_model import load_model
     from siccs_net.pipeline.predict import predict_scans
     from siccs_net.pipeline.scans import find_scans
 

@@ -27,6 +27,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", "--input", metavar="IN", type=Path, required=True, help="an image, or a folder of images")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the masks")
+    _add_model_choice(parser)
+    _add_tiling(parser)
+    _add_stages(parser)
+    _add_outputs(parser)
+    parser.add_argument("--reader", metavar="CLASS", help="your own reader of an image format: package.module:Class")
+    parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
+    add_device(parser)
+    return parser
+
+
+def _add_model_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", metavar="MODEL", type=Path, help="model folder, or a file of siccs_export_model"
     )
@@ -39,6 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="folds to use (default: all there are; one with --speed fast)"
     )
+
+
+def _add_tiling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed",
         choices=("fast", "balanced", "accurate"),
@@ -53,6 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--overlap", type=float, metavar="X", help="overlap of tiles as a fraction of the patch (default: the plan's)"
     )
     parser.add_argument("--no-mirror", "--disable_tta", action="store_true", help="do not average over mirrored scans")
+
+
+def _add_stages(parser: argparse.ArgumentParser) -> None:
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument(
         "--previous-model",
@@ -67,6 +84,9 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="in a cascade: masks of the first stage, NAME.nii.gz, instead of running it",
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing masks")
     parser.add_argument(
         "--assume-orientation", metavar="LPS", help="orientation of files that state none, such as LPS or RAS"
@@ -86,16 +106,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--part-id", "-part_id", type=int, default=0, metavar="I", help="which of the N parts this is, from 0"
     )
-    parser.add_argument("--reader", metavar="CLASS", help="your own reader of an image format: package.module:Class")
-    parser.add_argument("--network", metavar="CLASS", help="class of a trainer's own network: package.module:Class")
-    add_device(parser)
-    return parser
 
 
 def run(run: Run) -> int:
     """Predict; exit code 4 when any scan was refused."""
+    from siccs_net.inference.load_model import load_model
     from siccs_net.inference.postprocess import describe
-    from siccs_net.inference.predictor import load_model
     from siccs_net.inference.speed import SPEEDS
     from siccs_net.io.formats import use_reader
     from siccs_net.pipeline.predict import postprocessing_of, predict_scans

@@ -307,7 +307,7 @@ def _write_fold(model: ForeignModel, fold: ForeignFold, run: RunFolder) -> None:
 
 
 def _check_loads(paths: ModelFolder, fold: str) -> None:
-    from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.load_model import load_model
 
     try:
         load_model(paths.root, folds=[fold], device="cpu")

@@ -60,7 +60,7 @@ def _packages() -> Any:
 
 
 def _write_fold(model: ModelFolder, fold: str, target: Path, runtime: Any) -> tuple[Path, str, float]:
-    from siccs_net.inference.predictor import load_model
+    from siccs_net.inference.load_model import load_model
 
     loaded = load_model(model.root, folds=[fold], device="cpu", precision="float32")
     configuration = loaded.configuration

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from siccs_net.errors import DataError
 from siccs_net.evaluation.summary import measure_case, summarise, summary_csv
-from siccs_net.inference.predictor import Model, NetworkFactory, load_model
+from siccs_net.inference.load_model import NetworkFactory, load_model
+from siccs_net.inference.predictor import Model
 from siccs_net.io import files
 from siccs_net.io.dataset import Case, Dataset
 from siccs_net.io.image import read_label, write_label

@@ -1,6 +1,6 @@
 """preprocess_case and its inverse, restore_to_native, side by side.
 
-A configuration lists its steps in order; each takes and returns a `_Prepared` in plan axes. Normalisation is not
+A configuration lists its steps in order; each takes and returns a `State` in plan axes. Normalisation is not
 among them: it is applied when a patch is read, with the numbers of the fold.
 """
 
@@ -10,58 +10,29 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from siccs_net.errors import DataError, UnavailableError
+from siccs_net.errors import DataError
 from siccs_net.geometry import Orientation
 from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedCase
-from siccs_net.preprocessing.clahe import clahe
-from siccs_net.preprocessing.crop import body_box, crop, uncrop
+from siccs_net.preprocessing.crop import uncrop
 from siccs_net.preprocessing.export import argmax_to_shape, regions_to_shape
-from siccs_net.preprocessing.nnunet_steps import from_order, nonzero_box, normalise, ordered_spacing, to_order
-from siccs_net.preprocessing.resample import decide_separate_axis, resample_image, resampled_shape
-from siccs_net.preprocessing.resample_labels import resample_labels
+from siccs_net.preprocessing.nnunet_steps import from_order
+from siccs_net.preprocessing.resample import decide_separate_axis, resampled_shape
 from siccs_net.preprocessing.statistics import count_levels, measure
-from siccs_net.records.case import Box, CaseGeometry, PreparedRecord, Triple
+from siccs_net.preprocessing.steps import State, apply_step, as_stored, known_spacing
+from siccs_net.records.case import CaseGeometry, PreparedRecord, Triple
 from siccs_net.records.dataset import LabelScheme
-from siccs_net.records.plan import (
-    AsStored,
-    Clahe,
-    Configuration,
-    CropBody,
-    CropNonzero,
-    Normalise,
-    Orient,
-    Resample,
-    Resize,
-    Step,
-)
+from siccs_net.records.plan import AsStored, Configuration, CropBody, Orient, Resample, Resize
 from siccs_net.records.statistics import ChannelStatistics
 
 IGNORED = 255
 """Stored class of voxels with the ignore label."""
-MOST_VOXELS = 2**31
-"""A resampled scan larger than this is refused before it is made: 8 GiB a channel in floating point."""
 _RECIPE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A case between two steps: arrays in plan axes and where they come from."""
-
-    image: NDArray[Any]
-    label: NDArray[np.uint8] | None
-    spacing_mm: tuple[float, float, float]
-    transpose: Triple = (0, 1, 2)
-    oriented_shape: Triple = (0, 0, 0)
-    crop_box: Box = ((0, 0), (0, 0), (0, 0))
-    order: Literal["canonical", "file", "RAS+"] = "canonical"
-    scan_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def preprocess_case(
@@ -74,12 +45,12 @@ def preprocess_case(
     Raises DataError for a scan with another number of channels than the plan has.
     """
     _check_channels(image, configuration, case)
-    state = _Prepared(image.array, None if label is None else to_classes(label.array[0], labels), image.grid.spacing_mm)
+    state = State(image.array, None if label is None else to_classes(label.array[0], labels), image.grid.spacing_mm)
     if isinstance(configuration.orient, AsStored):
-        state = _as_stored(configuration.orient, state, image.orientation)
+        state = as_stored(configuration.orient, state, image.orientation)
     for number, step in enumerate(configuration.steps, start=1):
         # The last step's result is stored as it is: resampling then writes that type, and no float32 volume is made.
-        state = _apply(step, state, configuration.storage if number == len(configuration.steps) else "float32")
+        state = apply_step(step, state, configuration.storage if number == len(configuration.steps) else "float32")
     stored = to_storage(state.image, configuration.storage)
     return PreparedCase(stored, state.label, _record(case, image, label, state, stored, configuration, labels))
 
@@ -136,7 +107,7 @@ def peak_bytes(shape: Triple, cropped: Triple, spacing_mm: Sequence[float], conf
                 prepared = (prepared[step.transpose[0]], prepared[step.transpose[1]], prepared[step.transpose[2]])
                 spacing = [spacing[axis] for axis in step.transpose]
             case Resample():
-                target = _spacing(step.spacing_mm, spacing)
+                target = known_spacing(step.spacing_mm, spacing)
                 prepared, spacing = resampled_shape(prepared, spacing, target), target
             case Resize():
                 prepared = step.shape
@@ -186,117 +157,11 @@ def _check_channels(image: Image, configuration: Configuration, case: str) -> No
         raise DataError(f"case {case!r} has another number of channels than the plan", found=found, expected=expected)
 
 
-def _apply(step: Step, state: _Prepared, dtype: str = "float32") -> _Prepared:
-    match step:
-        case Orient() | AsStored():
-            return _transposed(step.transpose, state)
-        case CropBody():
-            return _crop_body(step, state)
-        case CropNonzero():
-            return _cropped(nonzero_box(state.image), state)
-        case Normalise():
-            return replace(state, image=normalise(state.image, step))
-        case Resample():
-            return _resample(step, state, dtype)
-        case Resize():
-            return _resize(step, state)
-        case Clahe():
-            return _clahe(step, state)
-    raise UnavailableError(f"the preprocessing step {step!r} is not known to this version")
-
-
-def _as_stored(step: AsStored, state: _Prepared, orientation: Orientation) -> _Prepared:
-    """Give a canonical case the order of voxels that the plan asks for, before its steps."""
-    label = None if state.label is None else to_order(state.label, orientation, step.order)
-    spacing = ordered_spacing(orientation, step.order)
-    return replace(
-        state, image=to_order(state.image, orientation, step.order), label=label, spacing_mm=spacing, order=step.order
-    )
-
-
-def _transposed(axes: Triple, state: _Prepared) -> _Prepared:
-    image = state.image.transpose(0, *(axis + 1 for axis in axes))
-    shape = (image.shape[1], image.shape[2], image.shape[3])
-    spacing = (state.spacing_mm[axes[0]], state.spacing_mm[axes[1]], state.spacing_mm[axes[2]])
-    label = None if state.label is None else state.label.transpose(axes)
-    whole = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    return _Prepared(image, label, spacing, axes, shape, whole, state.order, spacing)
-
-
-def _crop_body(step: CropBody, state: _Prepared) -> _Prepared:
-    box = body_box(state.image[0], state.spacing_mm, threshold_hu=step.threshold_hu, margin_mm=step.margin_mm)
-    return _cropped(box, state)
-
-
-def _cropped(box: Box, state: _Prepared) -> _Prepared:
-    label = None if state.label is None else crop(state.label, box)
-    return replace(state, image=crop(state.image, box), label=label, crop_box=box)
-
-
-def _resample(step: Resample, state: _Prepared, dtype: str) -> _Prepared:
-    target = _spacing(step.spacing_mm, state.spacing_mm)
-    shape = resampled_shape(state.image.shape[1:], state.spacing_mm, target)
-    _check_size(state.image.shape[1:], shape)
-    separate = None
-    if step.separate_above is not None:
-        separate = decide_separate_axis(state.spacing_mm, target, threshold=step.separate_above)
-    image = resample_image(
-        state.image, shape, order=step.order, separate_axis=separate, antialias=step.antialias, dtype=dtype
-    )
-    label = None if state.label is None else resample_labels(state.label, shape, separate_axis=separate)
-    return replace(state, image=image, label=label, spacing_mm=target)
-
-
-def _check_size(before: Sequence[int], after: Sequence[int]) -> None:
-    if math.prod(after) > MOST_VOXELS:
-        raise DataError(
-            "resampling would make too many voxels",
-            found=f"shape {tuple(before)} to {tuple(after)}, {math.prod(after)} voxels",
-            expected=f"at most {MOST_VOXELS}",
-            hint="Check the spacing in the file's header",
-        )
-
-
-def _spacing(wanted: Sequence[float | None], own: Sequence[float]) -> tuple[float, float, float]:
-    z, y, x = (have if want is None else want for want, have in zip(wanted, own, strict=True))
-    return z, y, x
-
-
-def _resize(step: Resize, state: _Prepared) -> _Prepared:
-    _check_size(state.image.shape[1:], step.shape)
-    image = resample_image(state.image, step.shape, order="area" if step.mode == "area" else 1)
-    label = None if state.label is None else resample_labels(state.label, step.shape)
-    old = zip(state.spacing_mm, state.image.shape[1:], step.shape, strict=True)
-    z, y, x = (spacing * before / after for spacing, before, after in old)
-    return replace(state, image=image, label=label, spacing_mm=(z, y, x))
-
-
-def _clahe(step: Clahe, state: _Prepared) -> _Prepared:
-    equalised = [
-        clahe(
-            _window(channel, step.window_hu),
-            kernel_divisor=step.kernel_divisor,
-            clip_limit=step.clip_limit,
-            bins=step.bins,
-        )
-        for channel in state.image
-    ]
-    return replace(state, image=np.stack(equalised))
-
-
-def _window(channel: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.float32]:
-    lower, upper = window_hu
-    windowed = channel.astype(np.float32)
-    windowed -= lower
-    windowed /= upper - lower
-    return np.clip(windowed, 0, 1, out=windowed)
-
-
 def _record(
     case: str,
     image: Image,
     label: Image | None,
-    state: _Prepared,
+    state: State,
     stored: NDArray[Any],
     configuration: Configuration,
     labels: LabelScheme,
@@ -324,7 +189,7 @@ def _record(
     )
 
 
-def _export_axis(configuration: Configuration, state: _Prepared) -> int | None:
+def _export_axis(configuration: Configuration, state: State) -> int | None:
     above = configuration.inference.export_separate_above
     return None if above is None else decide_separate_axis(state.spacing_mm, state.scan_spacing_mm, threshold=above)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from siccs_net.errors import SiccsError, TrainerContractError
-from siccs_net.inference.predictor import NetworkFactory, load_model
+from siccs_net.inference.load_model import NetworkFactory, load_model
 from siccs_net.io.dataset import Dataset, open_dataset
 from siccs_net.io.image import Image
 from siccs_net.pipeline.plan import plan

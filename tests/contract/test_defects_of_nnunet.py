@@ -29,7 +29,7 @@ from siccs_net.augment.spatial import draw_spatial
 from siccs_net.data.loader import PatchReader
 from siccs_net.data.sampling import Place
 from siccs_net.errors import UsageError
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.load_model import load_model
 from siccs_net.io.dataset import open_dataset
 from siccs_net.io.image import Image
 from siccs_net.io.store import PreparedStore

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skimage.exposure import equalize_adapthist
 
 from siccs_net.errors import DataError, UsageError
-from siccs_net.preprocessing import preprocess
+from siccs_net.preprocessing import preprocess, steps
 from siccs_net.preprocessing.clahe import clahe
 from siccs_net.preprocessing.resample import resample_image
 from siccs_net.records.plan import Clahe
@@ -170,7 +170,7 @@ def test_the_step_windows_each_channel_and_stores_what_scikit_image_gives() -> N
     rng = np.random.default_rng(0)
     scan = rng.integers(-1200, 900, (2, 10, 30, 31)).astype(np.int16)
     step = Clahe(window_hu=(-1000.0, 400.0), clip_limit=0.02, bins=128, kernel_divisor=4)
-    after = preprocess._apply(step, preprocess._Prepared(scan, None, (1.0, 1.0, 1.0)))
+    after = steps.apply_step(step, steps.State(scan, None, (1.0, 1.0, 1.0)))
     stored = preprocess.to_storage(after.image, "uint16")
     windowed = np.clip((scan.astype(np.float32) + 1000) / 1400, 0, 1)
     np.testing.assert_array_equal(stored, [peer(channel, 4, 0.02, 128) for channel in windowed])

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from siccs_net.geometry import Orientation
-from siccs_net.inference.predictor import Model, load_model
+from siccs_net.inference.load_model import load_model
+from siccs_net.inference.predictor import Model
 from siccs_net.io.image import Image
 from siccs_net.pipeline.share_model import import_model
 from siccs_net.preprocessing.nnunet_steps import from_order

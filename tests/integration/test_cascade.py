@@ -10,7 +10,7 @@ import pytest
 
 from siccs_net.cli.process import run_command
 from siccs_net.errors import ModelError, UsageError
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.load_model import load_model
 from siccs_net.io.dataset import open_dataset
 from siccs_net.io.image import read_image, read_label
 from siccs_net.io.stage_store import StageStore

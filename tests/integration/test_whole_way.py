@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from siccs_net.errors import DataError, ModelError, StoreError, TrainerContractError, UnavailableError, UsageError
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.load_model import load_model
 from siccs_net.io.image import Image, read_image
 from siccs_net.pipeline.evaluate import evaluate
 from siccs_net.pipeline.plan import plan

@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_t
 
 from siccs_net.errors import DataError, GeometryError
 from siccs_net.geometry import Grid, Orientation, canonical_affine, check_affine
-from siccs_net.preprocessing import preprocess
+from siccs_net.preprocessing import steps
 from siccs_net.records.plan import Resample, Resize
 
 CODES = [
@@ -96,9 +96,9 @@ def test_the_spacing_of_a_missing_axis_is_plausible(size):
     ],
 )
 def test_resampling_to_too_many_voxels_is_refused_before_it_is_done(step, words):
-    state = preprocess._Prepared(np.zeros((1, 2, 4, 4), np.int16), None, (1000.0, 1000.0, 1000.0))
+    state = steps.State(np.zeros((1, 2, 4, 4), np.int16), None, (1000.0, 1000.0, 1000.0))
     with pytest.raises(DataError, match=words):
-        preprocess._apply(step, state)
+        steps.apply_step(step, state)
 
 
 def test_grid_figures():

@@ -23,7 +23,7 @@ from siccs_net.errors import (
     UsageError,
 )
 from siccs_net.geometry import Orientation, canonical_affine
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.load_model import load_model
 from siccs_net.interop.nnunet_checkpoint import StoredTensor, read_checkpoint
 from siccs_net.interop.nnunet_import import import_nnunet
 from siccs_net.io.image import Image, write_image

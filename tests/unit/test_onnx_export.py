@@ -13,7 +13,7 @@ from nnunet_files import spec_of, write_foreign_model
 
 from siccs_net.cli.process import run_command
 from siccs_net.errors import ModelError
-from siccs_net.inference.predictor import load_model
+from siccs_net.inference.load_model import load_model
 from siccs_net.interop import onnx_export
 from siccs_net.networks.build import build_network
 from siccs_net.networks.tracing import onnx_graph, run_plain
