@@ -34,9 +34,6 @@ KEPT_BYTES = 2**29
 WORTH_BYTES = 2**25
 
 
-_ONEDNN_TYPES = (torch.float32, torch.bfloat16)
-
-
 class MlpWeights(NamedTuple):
     """LayerNorm's scale and shift [c], expansion [e, c] and [e], gamma and beta [e], projection [c, e] and [c]."""
 
@@ -77,12 +74,19 @@ def fused_mlp(
 
 def linear_gelu(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return GELU(rows [n, c] @ weight [e, c]^T + bias [e]) where no gradient is needed, in one pass of oneDNN."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if available and rows.dtype in _ONEDNN_TYPES:
+    if onednn_multiplies(rows.dtype):
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [None], "none")
         return fused
     expanded: Tensor = torch.ops.aten.gelu_(torch.addmm(bias, rows, weight.t()))
     return expanded
+
+
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Say whether oneDNN has matrix products of this type on this processor; bfloat16 it has from AVX-512 on."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if dtype == torch.bfloat16:
+        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return available and dtype == torch.float32
 
 
 class _Expansion(NamedTuple):

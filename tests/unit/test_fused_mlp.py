@@ -141,8 +141,11 @@ def test_few_rows_beside_the_weights_are_mixed_operation_by_operation(monkeypatc
     assert not whole_mlp.has_many_rows(torch.zeros(2, 8, 8, 16, device="meta"))
 
 
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_linear_gelu_is_gelu_of_linear(dtype: torch.dtype) -> None:
+def test_linear_gelu_is_gelu_of_linear(dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not onednn:  # as for bfloat16 on a processor without AVX-512
+        monkeypatch.setattr(fused_mlp, "onednn_multiplies", lambda dtype: False)
     torch.manual_seed(0)
     rows, weight, bias = (torch.randn(size, dtype=dtype) for size in ((50, 12), (20, 12), (20,)))
     exact = nn.functional.gelu(nn.functional.linear(rows.double(), weight.double(), bias.double()))
