@@ -33,7 +33,7 @@ def main() -> int:
     args = _arguments()
     place = Place(args.output.resolve(), tuple(args.cores))
     failed = False
-    for name in args.task:
+    for name in [] if args.table_only else args.task:
         task = TASKS[name]
         raw = make_raw(task, place.raw)
         for minutes in args.minutes:
@@ -95,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", nargs="+", default=[NNUNET, DEFAULT], choices=list(CANDIDATES))
     cores = sorted(os.sched_getaffinity(0))[:2]
     parser.add_argument("--cores", nargs="+", type=int, default=cores, help="processors that every run has")
+    parser.add_argument("--table-only", action="store_true", help="train nothing; show the runs that are there")
     parser.add_argument("--docs", action="store_true", help="write docs/explanation/learning.md and its figures")
     return parser.parse_args()
 
