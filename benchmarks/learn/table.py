@@ -130,8 +130,9 @@ def _difference(results: list[Result], peers: list[Result]) -> str:
 def _by_class(results: list[Result], peers: list[Result], names: Sequence[str]) -> list[str]:
     """Return the default's difference to the peer, class by class."""
     pairs = _pairs(results, peers)
-    found = "; ".join(f"{name} {_less(pairs, name)}" for name in names) if pairs else ""
-    return ["", f"`{DEFAULT}` less `{NNUNET}`: {found}."] if pairs else []
+    if not pairs:
+        return []
+    return ["", f"`{DEFAULT}` less `{NNUNET}`: {'; '.join(f'{name} {_less(pairs, name)}' for name in names)}."]
 
 
 def _pairs(results: list[Result], peers: list[Result]) -> list[tuple[Result, Result]]:
