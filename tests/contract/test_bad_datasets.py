@@ -161,11 +161,19 @@ BAD = {
     "implausible spacing": (lambda root: _rewrite(_image(root), _in_metres), "implausible"),
     "patients.csv in Latin-1": (
         lambda root: (root / "patients.csv").write_bytes("case,patient\ntiny_000,Jos\xe9\n".encode("latin-1")),
-        "patients.csv is not a table in UTF-8",
+        "patients.csv: is not text in UTF-8; found the byte 0xe9 in line 2",
     ),
     "patients.csv with a field without end": (
         lambda root: (root / "patients.csv").write_text('case,patient\ntiny_000,"' + "x" * 200_000),
-        "patients.csv is not a table",
+        "patients.csv: line 2: is not CSV",
+    ),
+    "patients.csv without patients": (
+        lambda root: (root / "patients.csv").write_text("case,pateint\ntiny_000,A\n"),
+        "Rename pateint to patient",
+    ),
+    "patients.csv with a line cut off": (
+        lambda root: (root / "patients.csv").write_text("case,patient\ntiny_000\n"),
+        "patients.csv: line 2: has another number of cells",
     ),
     "patients.csv with a repeated case": (
         lambda root: (root / "patients.csv").write_text("case,patient\ntiny_000,A\ntiny_000,B\n"),

@@ -106,6 +106,15 @@ def test_slice_thickness_comes_from_patients_csv(tiny):
     assert "'thin'" in wrong[0].message
 
 
+def test_patients_csv_as_a_spreadsheet_writes_it_where_the_decimal_point_is_a_comma(tiny):
+    rows = [f"tiny_{number:03d};P{number // 2};1,25" for number in range(8)]
+    (tiny / "patients.csv").write_bytes("\r\n".join(["\ufeffCase;Patient;Thickness_mm", *rows, ""]).encode())
+    dataset = open_dataset(tiny)
+    assert not [problem for problem in dataset.problems if problem.kind == "patients.csv"]
+    assert dataset.patients == {f"tiny_{number:03d}": f"P{number // 2}" for number in range(8)}
+    assert set(dataset.thickness_mm.values()) == {1.25}
+
+
 def test_patients_come_from_patients_csv(tiny):
     rows = ["case,patient,date", *(f"tiny_{number:03d},P{number // 2}," for number in range(8))]
     (tiny / "patients.csv").write_text("\n".join(rows))
