@@ -34,12 +34,11 @@ STRONG = (
     "augmentation.scaling_probability=0.5",
     "augmentation.scale=[0.6,1.6]",
 )
+NARROW = (*HALF, "network.stem_stride=[1,1]", "network.widths=[16,32,64,128,256]")
 NARROW_RESIDUAL = (
-    *HALF,
+    *NARROW,
     "network.architecture=resenc_unet",
     "network.initialisation=truncated_normal",
-    "network.stem_stride=[1,1]",
-    "network.widths=[16,32,64,128,256]",
     "network.kernel_sizes=[[3,3],[3,3],[3,3],[3,3],[3,3]]",
     "network.blocks_encoder=[1,2,2,2,2]",
     "network.blocks_decoder=[1,1,1,1]",
@@ -75,6 +74,7 @@ CANDIDATES = {
         Candidate("half_focal", "the paper's kind of loss", HALF, (RATE[4], "loss.name=focal_dice", *FOCAL)),
         Candidate("half_drawn", "weights drawn as ConvNeXt V2's", (*HALF, DRAWN), (RATE[4],)),
         Candidate("half_residual", "residual convolutions without a strided stem, narrow", NARROW_RESIDUAL, (RATE[2],)),
+        Candidate("half_narrow", "the default's blocks without a strided stem, narrow", NARROW, (RATE[2],)),
         Candidate("half_prior", "heads that begin with the classes' frequencies", HALF, (RATE[4],), own("Prior")),
         Candidate("half_zero", "blocks that begin as the identity", HALF, (RATE[4],), own("ZeroProjection")),
         Candidate("half_growing", "small windows first: more steps", HALF, (RATE[4],), own("GrowingPatch")),
