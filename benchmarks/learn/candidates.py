@@ -34,19 +34,19 @@ STRONG = (
     "augmentation.scaling_probability=0.5",
     "augmentation.scale=[0.6,1.6]",
 )
+DRAWN = "network.initialisation=truncated_normal"
 NARROW = (*HALF, "network.stem_stride=[1,1]", "network.widths=[16,32,64,128,256]")
 NARROW_RESIDUAL = (
     *NARROW,
     "network.architecture=resenc_unet",
-    "network.initialisation=truncated_normal",
+    DRAWN,
     "network.kernel_sizes=[[3,3],[3,3],[3,3],[3,3],[3,3]]",
     "network.blocks_encoder=[1,2,2,2,2]",
     "network.blocks_decoder=[1,1,1,1]",
 )
 RATE = {rate: f"learning_rate={rate}e-3" for rate in (2, 4, 8)}
 
-FOCAL = ("loss.variant=monai",)
-DRAWN = "network.initialisation=truncated_normal"
+FOCAL = ("loss.name=focal_dice", "loss.variant=monai")
 
 
 def own(name: str) -> str:
@@ -71,12 +71,10 @@ CANDIDATES = {
         Candidate("half_anywhere", "no place is drawn for its class", HALF, (RATE[4], "foreground_fraction=0.0")),
         Candidate("half_decay", "more weight decay against few cases", HALF, (RATE[4], "weight_decay=0.1")),
         Candidate("half_topk", "the loss of the hardest tenth of the voxels", HALF, (RATE[4], "loss.name=dice_topk")),
-        Candidate("half_focal", "the paper's kind of loss", HALF, (RATE[4], "loss.name=focal_dice", *FOCAL)),
+        Candidate("half_focal", "the paper's kind of loss", HALF, (RATE[4], *FOCAL)),
         Candidate("half_drawn", "weights drawn as ConvNeXt V2's", (*HALF, DRAWN), (RATE[4],)),
         Candidate("half_residual", "residual convolutions without a strided stem, narrow", NARROW_RESIDUAL, (RATE[2],)),
         Candidate("half_narrow", "the default's blocks without a strided stem, narrow", NARROW, (RATE[2],)),
-        Candidate("half_prior", "heads that begin with the classes' frequencies", HALF, (RATE[4],), own("Prior")),
-        Candidate("half_zero", "blocks that begin as the identity", HALF, (RATE[4],), own("ZeroProjection")),
         Candidate("half_growing", "small windows first: more steps", HALF, (RATE[4],), own("GrowingPatch")),
         Candidate("half_detail", "a head that sees the image too", HALF, (RATE[4],), own("Detail")),
         Candidate("three_quarters", "between half and whole resolution", ("spacing_mm=[1,1.5,1.5]",), (RATE[4],)),

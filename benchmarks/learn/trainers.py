@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from siccs_net import SiccsTrainer
-from siccs_net.networks.blocks import CONV, INSTANCE_NORM, ConvNeXtBlock, in_fast_memory, initialise
+from siccs_net.networks.blocks import CONV, INSTANCE_NORM, in_fast_memory, initialise
 from siccs_net.networks.convnext_unet import ConvNeXtUNet, StridedHead
 from siccs_net.networks.shapes import check_size
 from siccs_net.records.network import NetworkSpec
@@ -17,39 +17,8 @@ from siccs_net.records.network import NetworkSpec
 DETAIL_CHANNELS = 8
 
 
-class PriorTrainer(SiccsTrainer):
-    """Every head starts with the classes' frequencies: a bias of their logarithm (Lin et al., ICCV 2017)."""
-
-    def build_network(self) -> nn.Module:
-        network = super().build_network()
-        bias = self._log_frequencies()
-        for module in network.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d) and _outputs(module) == len(bias):
-                with torch.no_grad():
-                    module.bias.copy_(bias)
-        return network
-
-    def _log_frequencies(self) -> Tensor:
-        """Return the logarithm of each class's share of all prepared voxels of the training cases."""
-        records = [self.task.store.read_record(case) for case in self.task.training_cases]
-        classes = range(len(self.task.labels.stored_values))
-        counts = [sum(record.label_voxels.get(str(number), 0) for record in records) for number in classes]
-        return torch.tensor(counts).div(sum(counts)).log()
-
-
-class ZeroProjectionTrainer(SiccsTrainer):
-    """Every block starts as the identity: its last projection is zero."""
-
-    def build_network(self) -> nn.Module:
-        network = super().build_network()
-        for module in network.modules():
-            if isinstance(module, ConvNeXtBlock):
-                nn.init.zeros_(module.project.weight)
-        return network
-
-
 class GrowingPatchTrainer(SiccsTrainer):
-    """The first half of the time sees a window of half the patch's size, so four times as many steps (2-D)."""
+    """The first half of the time sees a window of half the patch's size: more steps in its time."""
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if self._clock.done < 0.5:
@@ -97,10 +66,6 @@ class DetailedHead(StridedHead):
         detail = functional.leaky_relu(self.detail_norm(self.detail(image)))
         logits: Tensor = self.conv(in_fast_memory(torch.cat([decoded, detail], 1)))
         return logits
-
-
-def _outputs(module: nn.Module) -> int:
-    return int(module.weight.shape[0])
 
 
 def _window(shape: Sequence[int], multiple: Sequence[int]) -> tuple[slice, ...]:
